@@ -1,0 +1,50 @@
+# Two commands do everything on a fresh machine with Python 3.11, pip and make:
+#   make demo    the main job, in a terminal, in under a minute
+#   make test    every test that takes less than ten minutes
+# More: make check (format, lint, types, quick tests), make bench, make requirements, make clean.
+
+PYTHON ?= python3
+VENV   := .venv
+ifeq ($(OS),Windows_NT)
+BIN    := $(VENV)/Scripts
+else
+BIN    := $(VENV)/bin
+endif
+READY  := $(VENV)/ready
+
+.PHONY: demo test check format bench requirements clean
+
+demo: $(READY)
+	$(BIN)/unbrickd demo $(DEMO_ARGS)
+
+test: $(READY)
+	$(BIN)/python -m pytest -n auto $(TEST_ARGS)
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q -n auto -m "not slow"
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY)
+	$(BIN)/python -m bench $(BENCH_ARGS)
+
+# Debian splits ensurepip off into python3-venv; without it the outer pip installs into the environment.
+$(READY): pyproject.toml requirements/dev.txt
+	$(PYTHON) -m venv $(VENV) 2>/dev/null || $(PYTHON) -m venv --clear --without-pip $(VENV)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 && pip="$(BIN)/python -m pip" \
+	  || pip="$(PYTHON) -m pip --python $(BIN)/python"; \
+	$$pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt && \
+	$$pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+requirements:
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-header --output-file requirements/dev.txt pyproject.toml requirements/dev.in
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
