@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a message came from and where its answer goes. Opaque to the cores, which only compare and return it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Transport(Enum):
+    UDP = "udp"
+    TCP = "tcp"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """An address of the other side.
+
+    scope: index of the network interface that a link-local, broadcast or multicast address needs, else 0.
+    channel: which socket or connection of ours it was met on; adapters number them, so that an answer leaves where
+    the question came in.
+    """
+
+    transport: Transport
+    host: str
+    port: int
+    scope: int = 0
+    channel: int = 0
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.transport.value}:{host}:{self.port}"
+
+    def encode(self) -> bytes:
+        """Bytes that differ for different addresses, for a cookie."""
+        return f"{self.transport.value}|{self.host}|{self.port}|{self.scope}|{self.channel}".encode()
+
+
+Datagram = tuple[Peer, bytes]
+"""One message and where it goes."""
