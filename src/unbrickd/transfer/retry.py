@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When to repeat a request that is not answered (spec/protocol.md §6). Time comes in as an argument."""
+
+from __future__ import annotations
+
+FIRST_WAIT_S = 0.25
+LONGEST_WAIT_S = 2.0
+TRIES = 8
+
+
+class Repeater:
+    """A request sent at once, then after 0.25 s, doubling to 2 s, `tries` times in all; None: for ever.
+
+    `jitter` (0 to 1, from a random source) moves each wait by up to ± 20 %, so that a street does not ask in step.
+    """
+
+    def __init__(self, *, now_s: float, tries: int | None = TRIES) -> None:
+        self._left = tries
+        self._wait_s = FIRST_WAIT_S
+        self._due_s = now_s
+
+    @property
+    def due_s(self) -> float:
+        return self._due_s
+
+    def due(self, now_s: float) -> bool:
+        return now_s >= self._due_s and not self.exhausted(now_s)
+
+    def exhausted(self, now_s: float) -> bool:
+        """All tries were sent and the last one's wait is over."""
+        return self._left == 0 and now_s >= self._due_s
+
+    def sent(self, now_s: float, *, jitter: float = 0.5) -> None:
+        self._due_s = now_s + self._wait_s * (0.8 + 0.4 * jitter)
+        self._wait_s = min(2 * self._wait_s, LONGEST_WAIT_S)
+        if self._left is not None:
+            self._left -= 1

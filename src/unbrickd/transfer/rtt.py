@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The round-trip time and the time to wait before what was requested counts as lost, after RFC 6298.
+
+Knows no clock: samples come in. Spec: spec/protocol.md §6.
+"""
+
+from __future__ import annotations
+
+INITIAL_TIMEOUT_S = 0.25
+"""Before the first sample; the first repetition of a request (spec/protocol.md §6)."""
+MIN_TIMEOUT_S = 0.020
+"""A LAN's round trip is below a millisecond; this leaves room for a busy PC's scheduler. RFC 6298 §2.4 says 1 s, for
+the Internet."""
+MAX_TIMEOUT_S = 2.0
+"""Where doubling ends (spec/protocol.md §6)."""
+
+
+class RttEstimator:
+    """Smoothed round-trip time and its variation (RFC 6298 §2), with back-off (§5.5)."""
+
+    def __init__(self) -> None:
+        self.srtt_s: float | None = None
+        self.variation_s = 0.0
+        self._backoff = 0
+
+    def sample(self, rtt_s: float) -> None:
+        """A round trip measured on a block whose request is known, so that no sample is ambiguous. Ends back-off."""
+        if self.srtt_s is None:
+            self.srtt_s, self.variation_s = rtt_s, rtt_s / 2
+        else:
+            self.variation_s += (abs(self.srtt_s - rtt_s) - self.variation_s) / 4
+            self.srtt_s += (rtt_s - self.srtt_s) / 8
+        self._backoff = 0
+
+    def back_off(self) -> None:
+        """Double the timeout until the next sample."""
+        if self.timeout_s < MAX_TIMEOUT_S:
+            self._backoff += 1
+
+    @property
+    def timeout_s(self) -> float:
+        once = INITIAL_TIMEOUT_S if self.srtt_s is None else self.srtt_s + 4 * self.variation_s
+        return min(max(once, MIN_TIMEOUT_S) * 2.0**self._backoff, MAX_TIMEOUT_S)
+
+    @property
+    def reordering_s(self) -> float:
+        """How much later than its successors a block may arrive and still be on its way."""
+        return min(max(2 * self.variation_s, MIN_TIMEOUT_S / 4), MAX_TIMEOUT_S / 4)

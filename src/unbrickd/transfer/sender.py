@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sending side of a transfer: it answers BlockRequests, each block once, in order, and decides nothing.
+
+Knows no sockets, no time and no bytes: it says which range to send next; the caller reads it and encodes it.
+Spec: spec/protocol.md §4.10 to §4.12.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from unbrickd.errors import RemoteProtocolError
+from unbrickd.wire.messages import BlockRequest, ErrorCode
+
+MAX_PENDING_BYTES = 4 << 20
+MAX_PENDING_RANGES = 256
+"""What a sender keeps of requests (spec/protocol.md §4.10)."""
+MAX_PENDING_REQUESTS = 256
+"""Requests may be of no range, so they are counted too."""
+REMEMBERED_REQUESTS = 256
+"""A request that comes twice, the network's doing, is served once, if fewer than this many came in between."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockToSend:
+    """One DataBlock: the request it answers, and which bytes it is to carry."""
+
+    request: int
+    offset_bytes: int
+    length_bytes: int
+
+
+@dataclass(slots=True)
+class _Pending:
+    request: int
+    last: bool
+    ranges: deque[tuple[int, int]]
+    """(next byte to send, end), both in bytes"""
+
+
+class Sender:
+    """Sends `length_bytes` in blocks of at most `block_bytes` as they are asked for."""
+
+    def __init__(self, *, length_bytes: int, block_bytes: int) -> None:
+        assert length_bytes >= 0 and block_bytes >= 1
+        self._length = length_bytes
+        self._block = block_bytes
+        self._queue: deque[_Pending] = deque()
+        self._pending_bytes = 0
+        self._pending_ranges = 0
+        self._newest = 0
+        self._seen: deque[int] = deque(maxlen=REMEMBERED_REQUESTS)
+        self._end: int | None = None
+        self.blocks_sent = 0
+
+    def request(self, message: BlockRequest) -> None:
+        """Queue what is asked for; what is beyond the bounds above is dropped, and R asks again.
+
+        Raises RemoteProtocolError (wire code *range*) if it reaches past the end; then nothing of it is queued.
+        """
+        for offset, length in message.ranges:
+            if offset + length > self._length:
+                raise RemoteProtocolError(
+                    f"{length} bytes at {offset} are asked for, of {self._length}",
+                    code="range",
+                    wire_code=ErrorCode.RANGE,
+                )
+        if len(self._queue) >= MAX_PENDING_REQUESTS or self._is_repeated(message.request):
+            return
+        ranges: deque[tuple[int, int]] = deque()
+        for offset, length in message.ranges:
+            kept = min(length, MAX_PENDING_BYTES - self._pending_bytes)
+            if kept == 0 or self._pending_ranges == MAX_PENDING_RANGES:
+                break
+            ranges.append((offset, offset + kept))
+            self._pending_bytes += kept
+            self._pending_ranges += 1
+        self._queue.append(_Pending(message.request, message.last, ranges))
+        self._finish_served()
+
+    def next_block(self) -> BlockToSend | None:
+        """The block to send now; counts as sent. None: nothing is asked for."""
+        if not self._queue:
+            return None
+        pending = self._queue[0]
+        at, end = pending.ranges.popleft()
+        length = min(self._block, end - at)
+        if at + length < end:
+            pending.ranges.appendleft((at + length, end))
+        else:
+            self._pending_ranges -= 1
+        self._pending_bytes -= length
+        self.blocks_sent += 1
+        self._finish_served()
+        return BlockToSend(request=pending.request, offset_bytes=at, length_bytes=length)
+
+    def end_due(self) -> int | None:
+        """The request to name in a DataEnd now: once per *last*, after its blocks. Repeating it is the caller's."""
+        due, self._end = self._end, None
+        return due
+
+    @property
+    def pending(self) -> bool:
+        """Whether there is a block or a DataEnd to send."""
+        return bool(self._queue) or self._end is not None
+
+    def _is_repeated(self, request: int) -> bool:
+        if request in self._seen or request <= self._newest - REMEMBERED_REQUESTS:
+            return True
+        self._seen.append(request)
+        self._newest = max(self._newest, request)
+        return False
+
+    def _finish_served(self) -> None:
+        """Keeps the head of the queue one that has blocks to send."""
+        while self._queue and not self._queue[0].ranges:
+            served = self._queue.popleft()
+            if served.last:
+                self._end = served.request
