@@ -37,6 +37,8 @@ FIRMWARE_GEOMETRY = Geometry((EraseRun(count=2, size_bytes=256), EraseRun(count=
 """Mixed, and larger than the image: the manifest's is cut to 2 × 256 + 1 × 512."""
 FIRMWARE = bytes(i * 7 + (i >> 8) & 0xFF for i in range(700))
 CONFIG_GEOMETRY = Geometry((EraseRun(count=2, size_bytes=256),))
+CARRYING = bytes(2040) + (47_898_798).to_bytes(8, "big")
+"""Found by search: sealed as erase block 7 of component 2, its counter block carries out of the low 32 bits."""
 CONFIG = (b"ssid=golden\npassword=vector\n" * 12)[:300]
 
 
@@ -251,7 +253,7 @@ def sealed_erase_block() -> object:
         }
 
     return {
-        "what": "erase blocks sealed: whole, partly filled, of one byte, and equal contents at another place (§5)",
+        "what": "sealed erase blocks: whole, partly filled, one byte, same contents elsewhere, counter carry past bit 31 (§5)",
         "siv": keys.siv,
         "enc": keys.enc,
         "cases": [
@@ -259,6 +261,7 @@ def sealed_erase_block() -> object:
             case(2, 1, CONFIG[256:]),
             case(255, 65535, b"\x00"),
             case(3, 0, CONFIG[:256]),
+            case(2, 7, CARRYING),
         ],
     }
 
