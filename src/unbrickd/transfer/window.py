@@ -3,7 +3,8 @@
 
 Delay-based, after TCP Vegas (Brakmo 1995), with BBR's way out of slow start. Loss alone does not shrink it: a Wi-Fi
 link loses at random, and so may a gateway's switch; loss above what the path always had does, for queues too short to
-show as delay. Knows no clock and no blocks, only how many. Spec: spec/protocol.md §4.10 leaves all of it to the receiver.
+show as delay. Knows no clock and no blocks, only how many.
+Spec: spec/protocol.md §4.10 leaves all of it to the receiver.
 """
 
 from __future__ import annotations

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from unbrickd.errors import RemoteProtocolError
 from unbrickd.wire import messages as m
-from unbrickd.wire.framing import HEADER_BYTES, MAGIC, VERSION, decode_frame, encode_frame
+from unbrickd.wire.framing import HEADER_BYTES, MAGIC, VERSION, Frame, decode_frame, encode_frame
 
 Message = (
     m.Probe
@@ -29,7 +30,7 @@ Message = (
     | m.Announce
 )
 
-_DECODERS = {
+_DECODERS: dict[int, Callable[[bytes], Message]] = {
     kind.TYPE: kind.decode_body
     for kind in (
         m.Probe,
@@ -87,12 +88,16 @@ def decode(octets: bytes) -> Packet:
     Raises RemoteProtocolError: code "frame" (drop it silently), "version" or "unknown-type" (answer Error with its
     `wire_code`), "malformed" (likewise).
     """
-    frame = decode_frame(octets)
+    return decode_message(decode_frame(octets))
+
+
+def decode_message(frame: Frame) -> Packet:
+    """As `decode`, for whoever must know the session and type of a message that does not decode, to answer it."""
     if frame.version != VERSION and frame.type not in _FROZEN_TYPES:
         raise RemoteProtocolError(
             f"a message of version {frame.version}", code="version", wire_code=m.ErrorCode.VERSION
         )
-    decoder = _DECODERS.get(frame.type)  # type: ignore[call-overload]
+    decoder = _DECODERS.get(frame.type)
     if decoder is None:
         raise RemoteProtocolError(
             f"a message of type {frame.type}", code="unknown-type", wire_code=m.ErrorCode.UNKNOWN_TYPE
