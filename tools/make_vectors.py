@@ -253,7 +253,7 @@ def sealed_erase_block() -> object:
         }
 
     return {
-        "what": "sealed erase blocks: whole, partly filled, one byte, same contents elsewhere, counter carry past bit 31 (§5)",
+        "what": "sealed erase blocks: whole, partial, 1 byte, same contents elsewhere, counter carry at bit 32 (§5)",
         "siv": keys.siv,
         "enc": keys.enc,
         "cases": [

@@ -73,10 +73,9 @@ def build_manifest(
 def verify_erase_block(manifest: Manifest, index: int, octets: Octets, content_keys: ContentKeys | None) -> bool:
     """Whether this is what flash must hold there: the image's bytes in the erase block, `content_bytes(index)` of them.
 
-    Bytes of any other number do not match. Raises ConfigError for a sealed component without its keys, IndexError.
+    The padding behind the image is no part of it: with it, or cut short, the bytes do not match.
+    Raises ConfigError for a sealed component without its keys, IndexError.
     """
-    if len(octets) != manifest.content_bytes(index):
-        return False
     if not manifest.sealed:
         found = hashlib.sha256(octets).digest()
     elif content_keys is None:
