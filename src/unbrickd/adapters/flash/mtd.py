@@ -82,7 +82,7 @@ class MtdFlash:
     """The MTD device at `path`; a context manager, or to be closed.
 
     writable: open for writing too, which the kernel refuses for a read-only partition. Raises FlashError (`io`,
-    `protected`), ConfigError (`not-nor`) for anything but NOR flash. Power cuts: as the hardware, see `flash.interface`.
+    `protected`), ConfigError (`not-nor`) for anything but NOR flash. Power cuts: see `flash.interface`.
     """
 
     def __init__(
