@@ -161,6 +161,16 @@ class RecordStore:
             Partition(partition, offset_bytes=at, length_bytes=self._half_bytes) for at in (0, self._half_bytes)
         )
 
+    def check_capacity(self, document_bytes: int) -> None:
+        """Raises ConfigError (`record-too-small`) if a generation document of that length finds no room."""
+        needed = needed_half_bytes(document_bytes)
+        if needed > self._half_bytes:
+            raise ConfigError(
+                f"the boot record needs 2 × {needed} bytes of flash; its partition has 2 × {self._half_bytes}",
+                code="record-too-small",
+                hint="make the record partition larger, or the erase blocks of the components",
+            )
+
     def load(self) -> LoadedRecord | None:
         """What counts, or None if neither copy is valid. Raises nothing for what lies in flash."""
         return self._judge(self._read_copies())
@@ -265,13 +275,7 @@ class RecordStore:
         self._write_both(replace(record, good=is_good), (JournalEntry.ATTEMPT,) * carried)
 
     def _write_both(self, record: BootRecord, entries: tuple[JournalEntry, ...]) -> BootRecord:
-        needed = needed_half_bytes(len(record.sealed.document))
-        if needed > self._half_bytes:
-            raise ConfigError(
-                f"the boot record needs 2 × {needed} bytes of flash; its partition has 2 × {self._half_bytes}",
-                code="record-too-small",
-                hint="make the record partition larger, or the erase blocks of the components",
-            )
+        self.check_capacity(len(record.sealed.document))
         loaded = self.load()
         counts = loaded.copies if loaded is not None else (False, False)
         record = replace(record, sequence=loaded.record.sequence + 1 if loaded is not None else 1)

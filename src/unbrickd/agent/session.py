@@ -1,0 +1,405 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The backup session: Probe, Backup, and the transfers the server wants (R8 to R12; spec/protocol.md §5.2).
+
+A state machine without sockets and clocks, with the calls of the restore session: `receive`, `outgoing`, `timer`,
+`events`; it ends with `outcome`. It only reads flash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+
+from unbrickd.agent.software import DeviceSoftware
+from unbrickd.errors import FlashError, IntegrityError, RemoteProtocolError
+from unbrickd.model.manifest import GENERATION_OBJECT_ID, Manifest, SealedGeneration
+from unbrickd.model.peer import Datagram, Peer
+from unbrickd.transfer.discovery import Discovery, FoundServer
+from unbrickd.transfer.retry import Repeater
+from unbrickd.transfer.sender import Sender
+from unbrickd.wire import messages as m
+from unbrickd.wire.packet import BLOCK_OVERHEAD_BYTES, Message, Packet, decode, encode, encode_block
+
+SILENCE_S = 10.0
+"""A server that neither requests nor acknowledges for so long has gone (spec/protocol.md §6)."""
+MAX_BEGINNINGS = 6
+"""How often one backup begins again with a server that was lost or restarted, before it is left to the policy."""
+BURST_BLOCKS = 64
+"""Blocks given out by one call of `outgoing`, so that incoming requests are looked at in between."""
+
+
+class Ending(Enum):
+    """How a backup ended."""
+
+    COMMITTED = "the server holds it all"
+    NO_SERVER = "no server answered"
+    REFUSED = "the server refused it"
+    FAILED = "it could not be finished"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """The end of one backup. Bytes count messages, both ways; payload is that of images and document."""
+
+    ending: Ending
+    generation: int
+    why: str = ""
+    retry_after_s: int = 0
+    uploaded: tuple[str, ...] = ()
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    payload_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerFound:
+    server: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UploadWanted:
+    """The server asked for these components; empty if it holds them all."""
+
+    components: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Uploading:
+    """Progress of one component: bytes given to the network so far, repeats included, and the image's length."""
+
+    component: str
+    sent_bytes: int
+    length_bytes: int
+
+
+Event = ServerFound | UploadWanted | Uploading
+
+
+class _State(Enum):
+    PROBING = auto()
+    OFFERING = auto()
+    STARTING = auto()
+    SENDING = auto()
+    ENDING = auto()
+    DONE = auto()
+
+
+class BackupSession:
+    """Backs up what the boot record names now. Parameters as in `recovery.session.RestoreSession`; tries: of Probe."""
+
+    def __init__(
+        self,
+        software: DeviceSoftware,
+        *,
+        targets: tuple[Peer, ...],
+        entropy: Callable[[int], bytes],
+        tries: int,
+        max_message_bytes: int,
+        now_s: float,
+    ) -> None:
+        self._software = software
+        self._keys = software.device.keys
+        self._sealed: SealedGeneration = software.loaded().record.sealed
+        self._good_seal = software.good_seal()
+        self._entropy = entropy
+        self._max_message_bytes = max_message_bytes
+        self._discovery = Discovery(
+            device_id=self._keys.identity.device_id,
+            purpose=m.Purpose.BACKUP,
+            targets=targets,
+            max_message_bytes=max_message_bytes,
+            ring_frames=0,
+            entropy=entropy,
+            tries=tries,
+            now_s=now_s,
+        )
+        self._state = _State.PROBING
+        self._beginnings = 0
+        self._session = self._transfer = 0
+        self._server: FoundServer | None = None
+        self._repeater = Repeater(now_s=now_s)
+        self._backup = b""
+        self._wanted: list[Manifest | None] = []
+        self._sender: Sender | None = None
+        self._end: m.DataEnd | None = None
+        self._heard_s = now_s
+        self._cached: tuple[int, bytes] = (-1, b"")
+        self._to_send: list[Datagram] = []
+        self._events: list[Event] = []
+        self._uploaded: list[str] = []
+        self._bytes_sent = self._bytes_received = self._payload_bytes = self._payload_before = 0
+        self.outcome: Outcome | None = None
+
+    @property
+    def generation(self) -> int:
+        return self._sealed.generation.number
+
+    # The calls
+
+    def receive(self, peer: Peer, octets: bytes, now_s: float) -> None:
+        """Take one message. Nothing of a peer's raises; what does not belong here is ignored."""
+        try:
+            packet = decode(octets)
+        except RemoteProtocolError:
+            return
+        if self._state is _State.PROBING:
+            self._discovery.receive(peer, packet.message, now_s)
+            self._choose(now_s)
+        elif self._server is not None and peer == self._server.peer and packet.session == self._session:
+            self._heard_s = now_s
+            self._bytes_received += len(octets)
+            self._in_session(packet, now_s)
+
+    def outgoing(self, now_s: float) -> list[Datagram]:
+        """Messages that are due now, at most BURST_BLOCKS DataBlocks among them."""
+        if self._state is _State.PROBING:
+            self._choose(now_s)
+        if self._state is _State.PROBING:
+            self._to_send += self._discovery.outgoing(now_s)
+            self._choose(now_s)
+            if self._discovery.exhausted(now_s):
+                self._finish(Ending.NO_SERVER)
+        if self._state in (_State.OFFERING, _State.STARTING, _State.ENDING):
+            self._repeat(now_s)
+        elif self._state is _State.SENDING:
+            if now_s - self._heard_s > SILENCE_S:
+                self._begin_again("it stopped asking for blocks", now_s)
+            else:
+                self._send_blocks(now_s)
+        due, self._to_send = self._to_send, []
+        self._bytes_sent += sum(len(octets) for _, octets in due)
+        return due
+
+    def timer(self) -> float | None:
+        """When to call `outgoing` again though nothing arrived."""
+        if self._state is _State.DONE:
+            return None
+        if self._state is _State.PROBING:
+            return self._discovery.timer()
+        if self._state is _State.SENDING:
+            return self._heard_s if self._sender is not None and self._sender.pending else self._heard_s + SILENCE_S
+        return self._repeater.due_s
+
+    def events(self) -> list[Event]:
+        """What happened since the last call."""
+        happened, self._events = self._events, []
+        return happened
+
+    # Finding a server, and what it wants
+
+    def _choose(self, now_s: float) -> None:
+        found = self._discovery.chosen
+        if found is None:
+            return
+        self._server = found
+        self._session = int.from_bytes(self._entropy(4), "big") or 1
+        self._transfer = 0
+        self._backup = self._signed_backup(found.cookie)
+        self._state = _State.OFFERING
+        self._repeater = Repeater(now_s=now_s)
+        self._events.append(ServerFound(server=str(found.peer)))
+
+    def _signed_backup(self, cookie: bytes) -> bytes:
+        generation = self._sealed.generation
+        backup = m.Backup(
+            cookie=cookie,
+            device_id=generation.device_id,
+            public_key=self._keys.public_key,
+            generation=generation.number,
+            document_length_bytes=len(self._sealed.document),
+            document_digest=self._sealed.digest,
+            components=tuple(m.ComponentRecord.of(c) for c in generation.components),
+            good_seal=self._good_seal,
+        )
+        signed = replace(backup, signature=self._keys.sign(backup.signed_bytes(self._session)))
+        return encode(signed, session=self._session)
+
+    def _in_session(self, packet: Packet, now_s: float) -> None:
+        message = packet.message
+        if isinstance(message, m.Error):
+            self._error(message, now_s)
+        elif isinstance(message, m.BackupAck):
+            if self._state is _State.OFFERING and message.generation == self._sealed.generation.number:
+                self._backup_ack(message, now_s)
+        elif packet.transfer == self._transfer:
+            self._in_transfer(message, now_s)
+
+    def _error(self, error: m.Error, now_s: float) -> None:
+        if error.code in (m.ErrorCode.COOKIE, m.ErrorCode.NO_SESSION):
+            self._begin_again(error.name, now_s)
+        elif error.retry_after_s:
+            self._finish(Ending.FAILED, why=error.text or error.name, retry_after_s=error.retry_after_s)
+        else:
+            self._finish(Ending.REFUSED, why=error.text or error.name)
+
+    def _backup_ack(self, ack: m.BackupAck, now_s: float) -> None:
+        if ack.committed:
+            self._finish(Ending.COMMITTED)
+            return
+        wanted = {cid for cid, status in ack.statuses if status is m.ComponentStatus.WANTED}
+        manifests = [c for c in self._sealed.generation.components if c.component_id in wanted]
+        self._wanted = [*([None] if ack.document_wanted else []), *manifests]
+        self._events.append(UploadWanted(components=tuple(c.name for c in manifests)))
+        self._start_next(now_s)
+
+    # Transfers
+
+    def _start_next(self, now_s: float) -> None:
+        self._sender = None
+        self._end = None
+        self._cached = (-1, b"")
+        self._payload_before = self._payload_bytes
+        if self._wanted:
+            self._transfer += 1
+            self._state = _State.STARTING
+            self._repeater = Repeater(now_s=now_s)
+        else:
+            # Everything was taken, but the word that it is committed was lost: ask.
+            self._begin_again("it did not say that the backup is kept", now_s)
+
+    def _object(self) -> tuple[int, int, bytes, str]:
+        """(component id, length, digest, version) of what is being sent."""
+        manifest = self._wanted[0]
+        if manifest is None:
+            return GENERATION_OBJECT_ID, len(self._sealed.document), self._sealed.digest, ""
+        return manifest.component_id, manifest.length_bytes, manifest.image_digest, manifest.version
+
+    def _max_block_bytes(self) -> int:
+        assert self._server is not None
+        return min(self._server.max_message_bytes, self._max_message_bytes) - BLOCK_OVERHEAD_BYTES
+
+    def _data_start(self) -> m.DataStart:
+        component_id, length, digest, version = self._object()
+        return m.DataStart(
+            component_id=component_id,
+            max_block_bytes=self._max_block_bytes(),
+            generation=self._sealed.generation.number,
+            length_bytes=length,
+            digest=digest,
+            version=version,
+        )
+
+    def _in_transfer(self, message: Message, now_s: float) -> None:
+        if isinstance(message, m.DataStartAck) and self._state is _State.STARTING:
+            if message.status is m.StartStatus.HELD:
+                self._transfer_done(committed=message.committed, now_s=now_s)
+            elif message.block_bytes <= self._max_block_bytes():
+                self._sender = Sender(length_bytes=self._object()[1], block_bytes=message.block_bytes)
+                self._state = _State.SENDING
+        elif isinstance(message, m.BlockRequest) and self._sender is not None:
+            try:
+                self._sender.request(message)
+            except RemoteProtocolError as error:
+                self._send(m.Error(code=error.wire_code, about=message.TYPE, text=str(error)))
+                self._finish(Ending.FAILED, why=str(error))
+                return
+            self._state = _State.SENDING
+        elif isinstance(message, m.DataEndAck) and self._sender is not None:
+            if message.status is m.EndStatus.VERIFIED:
+                self._transfer_done(committed=message.committed, now_s=now_s)
+            elif message.status is m.EndStatus.REFUSED:
+                self._finish(Ending.FAILED, why="what arrived was not what was announced")
+            else:
+                self._state = _State.SENDING
+
+    def _transfer_done(self, *, committed: bool, now_s: float) -> None:
+        manifest = self._wanted.pop(0)
+        if manifest is not None:
+            self._uploaded.append(manifest.name)
+        if committed:
+            self._finish(Ending.COMMITTED)
+        else:
+            self._start_next(now_s)
+
+    def _send_blocks(self, now_s: float) -> None:
+        assert self._server is not None and self._sender is not None
+        sent = 0
+        while sent < BURST_BLOCKS and (block := self._sender.next_block()) is not None:
+            try:
+                payload = self._read(block.offset_bytes, block.length_bytes)
+            except (FlashError, IntegrityError) as error:
+                self._finish(Ending.FAILED, why=str(error))
+                return
+            octets = encode_block(
+                session=self._session,
+                transfer=self._transfer,
+                request=block.request,
+                offset_bytes=block.offset_bytes,
+                payload=payload,
+            )
+            self._to_send.append((self._server.peer, octets))
+            self._payload_bytes += len(payload)
+            sent += 1
+        manifest = self._wanted[0]
+        if sent and manifest is not None:
+            self._events.append(
+                Uploading(
+                    component=manifest.name,
+                    sent_bytes=self._payload_bytes - self._payload_before,
+                    length_bytes=manifest.length_bytes,
+                )
+            )
+        request = self._sender.end_due()
+        if request is not None:
+            self._end = m.DataEnd(request=request, blocks_sent=self._sender.blocks_sent)
+            self._state = _State.ENDING
+            self._repeater = Repeater(now_s=now_s)
+            self._repeat(now_s)
+
+    def _read(self, offset_bytes: int, length_bytes: int) -> bytes:
+        """A block of what is being sent; blocks that straddle erase blocks are put together."""
+        manifest = self._wanted[0]
+        if manifest is None:
+            return self._sealed.document[offset_bytes : offset_bytes + length_bytes]
+        octets = b""
+        while len(octets) < length_bytes:
+            block = manifest.geometry.at(offset_bytes + len(octets))
+            if self._cached[0] != block.index:
+                self._cached = (block.index, self._software.read_for_transfer(manifest, block.index))
+            start = offset_bytes + len(octets) - block.offset_bytes
+            octets += self._cached[1][start : start + length_bytes - len(octets)]
+        return octets
+
+    # Repeating, beginning again, ending
+
+    def _repeat(self, now_s: float) -> None:
+        if self._repeater.exhausted(now_s):
+            self._begin_again("it stopped answering", now_s)
+        elif self._repeater.due(now_s):
+            self._repeater.sent(now_s)
+            if self._state is _State.OFFERING:
+                assert self._server is not None
+                self._to_send.append((self._server.peer, self._backup))
+            elif self._state is _State.STARTING:
+                self._send(self._data_start())
+            elif self._end is not None:
+                self._send(self._end)
+
+    def _begin_again(self, why: str, now_s: float) -> None:
+        """The server was lost, restarted, or unclear: probe; what it has already it will not ask for again."""
+        self._beginnings += 1
+        if self._beginnings >= MAX_BEGINNINGS:
+            self._finish(Ending.FAILED, why=why)
+            return
+        self._sender = None
+        self._server = None
+        self._state = _State.PROBING
+        self._discovery.restart(now_s)
+
+    def _finish(self, ending: Ending, *, why: str = "", retry_after_s: int = 0) -> None:
+        self._state = _State.DONE
+        self.outcome = Outcome(
+            ending=ending,
+            generation=self._sealed.generation.number,
+            why=why,
+            retry_after_s=retry_after_s,
+            uploaded=tuple(dict.fromkeys(self._uploaded)),
+            bytes_sent=self._bytes_sent + sum(len(octets) for _, octets in self._to_send),
+            bytes_received=self._bytes_received,
+            payload_bytes=self._payload_bytes,
+        )
+
+    def _send(self, message: Message) -> None:
+        assert self._server is not None
+        self._to_send.append((self._server.peer, encode(message, session=self._session, transfer=self._transfer)))
