@@ -11,10 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from unbrickd.agent import session as backup
-from unbrickd.agent.policy import BackupPolicy, Schedule, Trigger
+from unbrickd.agent.policy import Schedule, Trigger
 from unbrickd.agent.software import DeviceSoftware
 from unbrickd.errors import FlashError, IntegrityError
 from unbrickd.model.peer import Datagram, Peer
+from unbrickd.model.policy import BackupPolicy
 
 RECORD_RETRY_S = 60.0
 """Before the boot record is tried again when it could not be read or written."""

@@ -7,8 +7,9 @@ starts at zero is taken to be overdue.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+
+from unbrickd.model.policy import BackupPolicy
 
 RETRY_FIRST_S = 30.0
 RETRY_LONGEST_S = 3600.0
@@ -29,21 +30,6 @@ class Trigger(Enum):
     GOOD = "proved good"
     ASKED = "asked for"
     RETRY = "retry"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BackupPolicy:
-    """Any of them together; None or False switches one off. Seconds.
-
-    jitter: part of the period (0 to 1) by which each turn is moved at random: a street does not back up in step.
-    """
-
-    after_start_s: float | None = 60.0
-    period_s: float | None = 86400.0
-    jitter: float = 0.1
-    after_upgrade: bool = True
-    after_config_change: bool = True
-    debounce_s: float = 10.0
 
 
 class Schedule:

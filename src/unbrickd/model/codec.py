@@ -111,9 +111,7 @@ def decode_generation(document: bytes) -> SealedGeneration:
     components = tuple(_decode_component(reader) for _ in range(count))
     if reader.left:
         raise IntegrityError("a generation document has bytes to spare", code="generation")
-    generation = Generation(
-        device_id=device_id, model=_text(model), number=number, components=components
-    )
+    generation = Generation(device_id=device_id, model=_text(model), number=number, components=components)
     return SealedGeneration(generation=generation, document=document)
 
 

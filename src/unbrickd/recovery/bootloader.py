@@ -9,29 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 
 from unbrickd.errors import FlashError, IntegrityError
 from unbrickd.flash.device import DeviceFlash
 from unbrickd.flash.journal import JournalEntry
 from unbrickd.model.manifest import ComponentKind
 from unbrickd.model.peer import Datagram, Peer
+from unbrickd.model.policy import BootPolicy
 from unbrickd.recovery import events
-from unbrickd.recovery.check import DEFAULT_BOOT_LIMIT, Decision, Findings, Reason, check_flash, decide
+from unbrickd.recovery.check import Decision, Findings, Reason, check_flash, decide
 from unbrickd.recovery.light import Light
 from unbrickd.recovery.session import RestoreSession
 
 FLASH_RETRY_S = 30.0
 """Between tries on a flash that failed: each costs a cycle of a worn erase block."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BootPolicy:
-    """boot_limit: failed boots before going back a generation; wait_s: how long to look for a server if what is in
-    flash may boot as it is (a damaged configuration, a held button); else it looks for ever."""
-
-    boot_limit: int = DEFAULT_BOOT_LIMIT
-    wait_s: float = 60.0
 
 
 class Bootloader:

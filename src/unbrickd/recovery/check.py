@@ -15,8 +15,6 @@ from unbrickd.flash.record import LoadedRecord
 from unbrickd.model.manifest import ComponentKind
 from unbrickd.seal.authority import check_authority
 
-DEFAULT_BOOT_LIMIT = 3
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComponentFinding:
@@ -122,7 +120,7 @@ def reject(rejected: tuple[int, int], number: int) -> tuple[int, int]:
     return (number, highest) if number < lowest else (number, number)
 
 
-def decide(findings: Findings, *, button: bool, boot_limit: int = DEFAULT_BOOT_LIMIT) -> Decision:
+def decide(findings: Findings, *, button: bool, boot_limit: int) -> Decision:
     """From findings to a decision; the first of these that holds gives the reason."""
     if findings.loaded is None:
         return Decision(reason=Reason.RECORD_LOST)
