@@ -12,13 +12,15 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from unbrickd.flash.journal import SLOT_BYTES, JournalEntry, encode_slot
+from unbrickd.flash.record import BootRecord, encode_record
 from unbrickd.model.geometry import EraseRun, Geometry
 from unbrickd.model.manifest import ComponentKind, Generation, Manifest
 from unbrickd.seal.content import seal_erase_block
@@ -291,6 +293,60 @@ def good() -> object:
     }
 
 
+def boot_record() -> object:
+    record = BootRecord(
+        sequence=41,
+        counter=9,
+        rollback_floor=3,
+        rejected_from=6,
+        rejected_to=8,
+        sealed=seal_generation(vector_keys(), vector_generation()),
+    )
+    return {
+        "what": "a boot record, its generation (generation.json) not good by flag; its MAC is its last 32 bytes (§7)",
+        "record_key": vector_keys().record,
+        "sequence": record.sequence,
+        "counter": record.counter,
+        "rollback_floor": record.rollback_floor,
+        "rejected_from": record.rejected_from,
+        "rejected_to": record.rejected_to,
+        "good": record.good,
+        "document": record.sealed.document,
+        "octets": encode_record(vector_keys(), record),
+    }
+
+
+def journal_slot() -> object:
+    def case(entry: JournalEntry, sequence: int, index: int) -> object:
+        octets = encode_slot(entry, sequence=sequence, index=index)
+        return {"entry": int(entry), "sequence": sequence, "index": index, "octets": octets}
+
+    def journal(entries: Sequence[JournalEntry | bytes], *, failed_boots: int, is_good: bool) -> object:
+        slots = [
+            entry if isinstance(entry, bytes) else encode_slot(entry, sequence=41, index=index)
+            for index, entry in enumerate(entries)
+        ]
+        octets = b"".join(slots) + free * (16 - len(slots))
+        return {"octets": octets, "next_index": len(slots), "failed_boots": failed_boots, "is_good": is_good}
+
+    attempt, up, good = JournalEntry.ATTEMPT, JournalEntry.UP, JournalEntry.GOOD
+    free = b"\xff" * SLOT_BYTES
+    torn = encode_slot(up, sequence=41, index=1)[:-2] + b"\xff\xff"
+    older = encode_slot(good, sequence=40, index=1)
+    return {
+        "what": "journal slots; journals of 16 slots behind the record of sequence 41 in boot_record.json (§7.1)",
+        "cases": [case(attempt, 41, 0), case(up, 41, 1), case(good, 0xFFFFFFFF, 65535)],
+        "journals": [
+            journal([], failed_boots=0, is_good=False),
+            journal([attempt, up, attempt], failed_boots=2, is_good=False),
+            journal([attempt, torn, good, attempt, up], failed_boots=0, is_good=True),
+            journal([attempt, older, attempt, attempt], failed_boots=3, is_good=False),
+            journal([attempt, up, good, attempt, attempt], failed_boots=2, is_good=True),
+            journal([good, attempt, up, *[attempt] * 13], failed_boots=13, is_good=True),
+        ],
+    }
+
+
 VECTORS: dict[str, Callable[[], object]] = {
     "identity": identity,
     "derived_keys": derived_keys,
@@ -300,6 +356,8 @@ VECTORS: dict[str, Callable[[], object]] = {
     "sealed_erase_block": sealed_erase_block,
     "generation": generation,
     "good_seal": good,
+    "boot_record": boot_record,
+    "journal_slot": journal_slot,
 }
 """File name without `.json` → what the file holds."""
 

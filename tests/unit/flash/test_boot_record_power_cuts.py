@@ -80,7 +80,7 @@ def record(make_sealed: MakeSealed) -> BootRecord:
 
 
 SCENARIOS = [
-    "commit-first", "commit", "commit-journal", "commit-over-one", "commit-over-older",
+    "commit-first", "commit", "commit-journal", "commit-split-journal", "commit-over-one", "commit-over-older",
     "mark-attempt", "mark-up", "mark-good", "mark-with-one-copy",
     "renew-attempt", "renew-up", "renew-good", "renew-by-torn-slots",
     "repair-a", "repair-b", "repair-older", "repair-journal", "repair-good",
@@ -116,6 +116,10 @@ def scenario(name: str, keys: DeviceKeys, record: BootRecord, newer: BootRecord)
             before, act = committed(), commit
         case "commit-journal":
             before, act = committed(A, U, G, A, A), commit
+        case "commit-split-journal":
+            # The last erase block begins with the "up" that vouches for the attempt before it.
+            ahead = slots - 512 // 32 - 1
+            before, act = committed(*[G] * ahead, A, U, good=True), commit
         case "commit-over-one":
             before, act = without_half(committed(A), 1), commit
         case "commit-over-older":
@@ -150,7 +154,7 @@ def scenario(name: str, keys: DeviceKeys, record: BootRecord, newer: BootRecord)
             store.mark(A)
             before = halves(fewer, contents(chip))
         case "repair-good":
-            fewer, act = committed(A, U), RecordStore.repair
+            fewer, act = committed(U), RecordStore.repair
             store.mark(G)
             before = halves(contents(chip), fewer)
         case _:
