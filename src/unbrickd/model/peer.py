@@ -32,8 +32,8 @@ class Peer:
         return f"{self.transport.value}:{host}:{self.port}"
 
     def encode(self) -> bytes:
-        """Bytes that differ for different addresses, for a cookie."""
-        return f"{self.transport.value}|{self.host}|{self.port}|{self.scope}|{self.channel}".encode()
+        """Bytes that differ for different addresses, for a cookie. The channel is ours, no part of the address."""
+        return f"{self.transport.value}|{self.host}|{self.port}|{self.scope}".encode()
 
 
 Datagram = tuple[Peer, bytes]

@@ -137,7 +137,7 @@ class BackupSession:
             return
         self._check_start(transfer, start)
         self.suspend()
-        if self.done or (start.component_id != GENERATION_OBJECT_ID and start.component_id not in self._pending):
+        if self._holds(start.component_id):
             self._finish_transfer(transfer, m.DataStartAck(block_bytes=0, status=m.StartStatus.HELD))
             return
         manifest = self._manifest(start.component_id)
@@ -179,6 +179,11 @@ class BackupSession:
             raise Refusal(m.ErrorCode.UNKNOWN_COMPONENT, "DataStart and Backup disagree")
         if start.length_bytes != length:
             raise Refusal(m.ErrorCode.RANGE, f"{start.length_bytes} bytes are announced, of {length}")
+
+    def _holds(self, component_id: int) -> bool:
+        if component_id == GENERATION_OBJECT_ID:
+            return self.done or self._sealed is not None
+        return component_id not in self._pending
 
     def _manifest(self, component_id: int) -> Manifest | None:
         """None for the document."""

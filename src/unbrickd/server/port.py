@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a session sees of the server: where its answers and events go, and how it refuses. Knows no order of messages."""
+"""What a session sees of the server: where answers and events go, and how it refuses. Knows no order of messages."""
 
 from __future__ import annotations
 

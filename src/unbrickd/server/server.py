@@ -1,0 +1,385 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The server as one state machine: messages, time and a store in; datagrams and events out (spec/protocol.md).
+
+An adapter drives it with five calls: `receive` what came, `next_datagram` until there is none, `timer` and
+`handle_timer` for time, `events` for what happened. It knows no sockets and no clock; `now_s` is any clock that only
+grows. Nothing that a peer sends makes it raise.
+
+Bounds: per address that has proven nothing, one answer per message and never three times its bytes (§1); sessions,
+uploads, devices, replies and cached bytes as `ServerLimits` says.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Set
+from contextlib import suppress
+from dataclasses import dataclass
+
+from unbrickd.errors import IntegrityError, RemoteProtocolError, StorageError, UnbrickdError
+from unbrickd.model.peer import Datagram, Peer
+from unbrickd.seal.keys import device_id_of, verify_identity_signature
+from unbrickd.server.backup import BackupSession
+from unbrickd.server.cache import EraseBlockCache
+from unbrickd.server.cookies import Cookies
+from unbrickd.server.events import Event, Refused, SessionEnd, SessionEnded, SessionOpened
+from unbrickd.server.limits import SESSION_EXPIRY_S, ServerLimits
+from unbrickd.server.port import Port, Refusal, SessionKey
+from unbrickd.server.restore import RestoreSession
+from unbrickd.store.vault import Vault
+from unbrickd.wire import messages as m
+from unbrickd.wire.framing import HEADER_BYTES, VERSION, decode_frame
+from unbrickd.wire.packet import Packet, decode, encode
+
+AMPLIFICATION = 3
+"""Bytes out per byte in, before an address has returned a cookie (§1; the factor of RFC 9000 §8)."""
+MAX_EVENTS = 10_000
+MAX_ENDED = 1024
+"""Sessions that we ended and still answer for with the Error that ended them."""
+_ERROR_FIXED_BYTES = HEADER_BYTES + 7
+_FROM_SERVERS = (m.ProbeAck, m.BackupAck, m.RestoreAck, m.Announce, m.Error)
+"""What devices never send or what is never answered."""
+_WAIT_AND_RETRY = {m.ErrorCode.BUSY, m.ErrorCode.NO_SPACE, m.ErrorCode.STORAGE}
+_ENDS_SESSION = {m.ErrorCode.NO_SPACE, m.ErrorCode.STORAGE}
+
+Session = BackupSession | RestoreSession
+
+
+@dataclass(slots=True)
+class _Entry:
+    session: Session
+    heard_s: float
+    queued: bool = False
+    """Whether it waits for its turn to send blocks."""
+
+
+class Server:
+    """Serves backups into a vault and restores out of it.
+
+    server_id: 16 bytes, the same at every start, so that a device knows its server again; cookie_secret: at least 16
+    random bytes. The vault is used by this server alone for as long as it lives.
+    """
+
+    def __init__(
+        self, vault: Vault, *, server_id: bytes, cookie_secret: bytes, limits: ServerLimits | None = None
+    ) -> None:
+        assert len(server_id) == m.SERVER_ID_BYTES
+        self._vault = vault
+        self._server_id = server_id
+        self._cookies = Cookies(cookie_secret)
+        self._limits = limits or ServerLimits()
+        self._cache = EraseBlockCache(vault, self._limits.cache_bytes)
+        self._entries: OrderedDict[SessionKey, _Entry] = OrderedDict()
+        """Sessions, the one that was silent longest first."""
+        self._ended: OrderedDict[SessionKey, m.Error] = OrderedDict()
+        self._replies: deque[Datagram] = deque(maxlen=self._limits.max_replies)
+        self._sending: deque[_Entry] = deque()
+        self._events: deque[Event] = deque(maxlen=MAX_EVENTS)
+
+    # The five calls
+
+    def receive(self, peer: Peer, octets: bytes, now_s: float) -> None:
+        """Take one message, whole and of any origin."""
+        try:
+            packet = decode(octets)
+        except RemoteProtocolError as error:
+            if error.code != "frame":
+                self._refuse_undecoded(peer, octets, Refusal.of(error))
+            return
+        if isinstance(packet.message, _FROM_SERVERS):
+            return
+        key = peer, packet.session
+        entry = self._entries.get(key)
+        try:
+            if isinstance(packet.message, m.Probe):
+                self._probe(peer, packet.message, now_s)
+            elif entry is not None:
+                entry.heard_s = now_s
+                self._entries.move_to_end(key)
+                entry.session.receive(packet.transfer, packet.message, now_s)
+                self._queue(entry)
+            else:
+                self._without_session(peer, packet, octets, now_s)
+        except Refusal as refusal:
+            self._refuse(key, packet, octets, refusal)
+        except UnbrickdError as error:
+            self._refuse(key, packet, octets, Refusal.of(error))
+
+    def next_datagram(self, now_s: float, blocked: Set[int] = frozenset()) -> Datagram | None:
+        """What to send next: answers first, then one block of each session in turn, so that none waits for a slow one.
+
+        blocked: the channels (`Peer.channel`) that take no DataBlocks now; their sessions keep their turn.
+        """
+        if self._replies:
+            return self._replies.popleft()
+        for _ in range(len(self._sending)):
+            entry = self._sending.popleft()
+            session = entry.session
+            entry.queued = False
+            if not isinstance(session, RestoreSession) or not session.pending or not self._is_open(entry):
+                continue
+            if session.port.peer.channel in blocked:
+                self._queue(entry)
+                continue
+            octets = self._next_of(session)
+            self._queue(entry)
+            if octets is not None:
+                return session.port.peer, octets
+        return self._replies.popleft() if self._replies else None
+
+    def timer(self) -> float | None:
+        """When to call `handle_timer`, if nothing else happens before."""
+        due = [t for entry in self._entries.values() if (t := _timer_of(entry.session)) is not None]
+        if self._entries:
+            due.append(next(iter(self._entries.values())).heard_s + SESSION_EXPIRY_S)
+        return min(due, default=None)
+
+    def handle_timer(self, now_s: float) -> None:
+        """Repeat requests that were not answered, and forget who fell silent."""
+        for key, entry in list(self._entries.items()):
+            session = entry.session
+            if now_s - entry.heard_s >= SESSION_EXPIRY_S:
+                self._close(key, SessionEnd.SILENT)
+            elif isinstance(session, BackupSession):
+                try:
+                    session.handle_timer(now_s)
+                except Refusal as refusal:
+                    self._refuse(key, None, b"", refusal)
+                except UnbrickdError as error:
+                    self._refuse(key, None, b"", Refusal.of(error))
+                if session.silent(now_s):
+                    self._close(key, SessionEnd.SILENT)
+
+    def events(self) -> list[Event]:
+        """What happened since the last call, oldest first."""
+        happened = list(self._events)
+        self._events.clear()
+        return happened
+
+    # Besides
+
+    @property
+    def wants_write(self) -> bool:
+        """Whether `next_datagram` may have something, blocked channels aside."""
+        return bool(self._replies or self._sending)
+
+    @property
+    def sessions(self) -> int:
+        return len(self._entries)
+
+    def announce(self) -> bytes:
+        """The message by which devices find us through the firewall (§4.15)."""
+        return encode(m.Announce(server_id=self._server_id))
+
+    def peer_gone(self, peer: Peer) -> None:
+        """The connection of this peer is closed: keep what came and forget the sessions."""
+        for key in [k for k in self._entries if k[0] == peer]:
+            self._close(key, SessionEnd.CLOSED)
+
+    def close(self) -> None:
+        """Before the program ends: what was uploaded so far is kept, durably, and the next session resumes it."""
+        for key in list(self._entries):
+            self._close(key, SessionEnd.CLOSED)
+
+    # Opening sessions
+
+    def _probe(self, peer: Peer, probe: m.Probe, now_s: float) -> None:
+        """Answered by one message, and nothing is kept (§4.2)."""
+        if not probe.version_lowest <= VERSION <= probe.version_highest:
+            raise Refusal(m.ErrorCode.VERSION, f"this server speaks version {VERSION}")
+        busy = self._is_full(probe.purpose)
+        ack = m.ProbeAck(
+            nonce=probe.nonce,
+            server_id=self._server_id,
+            cookie=self._cookies.make(peer, probe.device_id, now_s),
+            version=VERSION,
+            holds_device=any(row.good for row in self._vault.generations(probe.device_id)),
+            busy=busy,
+            retry_after_s=self._limits.retry_after_s if busy else 0,
+            max_message_bytes=self._limits.max_message_bytes(peer.transport),
+        )
+        self._replies.append((peer, encode(ack)))
+
+    def _without_session(self, peer: Peer, packet: Packet, octets: bytes, now_s: float) -> None:
+        key, message = (peer, packet.session), packet.message
+        if key in self._ended:
+            self._replies.append((peer, self._fitted(self._ended[key], packet, len(octets))))
+        elif isinstance(message, m.Backup):
+            self._open_backup(key, message, now_s)
+        elif isinstance(message, m.Restore):
+            self._open_restore(key, message, now_s)
+        else:
+            raise Refusal(m.ErrorCode.NO_SESSION, "this session is not known here")
+
+    def _open_backup(self, key: SessionKey, backup: m.Backup, now_s: float) -> None:
+        """Cookie, key, signature: in this order, before anything else is looked at (§4.3)."""
+        _, session_id = key
+        self._check_cookie(key, backup.cookie, backup.device_id, now_s)
+        if device_id_of(backup.public_key) != backup.device_id:
+            raise Refusal(m.ErrorCode.NOT_AUTHENTIC, "the device id is not that of the public key")
+        try:
+            verify_identity_signature(backup.public_key, backup.signed_bytes(session_id), backup.signature)
+        except IntegrityError as error:
+            raise Refusal(m.ErrorCode.NOT_AUTHENTIC, str(error)) from error
+        if not self._vault.known(backup.device_id):
+            if not self._limits.accept_new:
+                raise Refusal(m.ErrorCode.NOT_ACCEPTED, "this server takes no new devices")
+            if len(self._vault.devices()) >= self._limits.max_devices:
+                raise Refusal(m.ErrorCode.NOT_ACCEPTED, "this server has as many devices as it takes")
+        # The signature proves the device, so its older sessions are over; two uploads of one image must not meet.
+        for older in [k for k, e in self._entries.items() if e.session.device_id == backup.device_id]:
+            self._supersede(older)
+        self._make_room(m.Purpose.BACKUP)
+        session = BackupSession(
+            vault=self._vault, limits=self._limits, port=self._port(key), backup=backup, now_s=now_s
+        )
+        self._open(key, session, now_s)
+
+    def _open_restore(self, key: SessionKey, restore: m.Restore, now_s: float) -> None:
+        peer, _ = key
+        self._check_cookie(key, restore.cookie, restore.device_id, now_s)
+        if not self._vault.known(restore.device_id):
+            raise Refusal(m.ErrorCode.UNKNOWN_DEVICE, "nothing is held for this device")
+        # Restore proves no device, so it ends only what came from the same host: a stranger can end nobody's session.
+        for older, entry in list(self._entries.items()):
+            same_host = (older[0].host, older[0].scope) == (peer.host, peer.scope)
+            if same_host and entry.session.device_id == restore.device_id and isinstance(entry.session, RestoreSession):
+                self._supersede(older)
+        self._make_room(m.Purpose.RESTORE)
+        session = RestoreSession(
+            vault=self._vault, cache=self._cache, limits=self._limits, port=self._port(key), restore=restore
+        )
+        self._open(key, session, now_s)
+
+    def _check_cookie(self, key: SessionKey, cookie: bytes, device_id: bytes, now_s: float) -> None:
+        peer, session_id = key
+        if not self._cookies.check(cookie, peer, device_id, now_s):
+            raise Refusal(m.ErrorCode.COOKIE, "the cookie is not of this address, or too old")
+        if session_id == 0:
+            raise Refusal(m.ErrorCode.MALFORMED, "session 0")
+
+    def _port(self, key: SessionKey) -> Port:
+        return Port(peer=key[0], session=key[1], replies=self._replies, events=self._events)
+
+    def _open(self, key: SessionKey, session: Session, now_s: float) -> None:
+        """A session that cannot open leaves nothing behind, so that the same message gets the same Error again."""
+        self._entries[key] = _Entry(session, now_s)
+        opened = SessionOpened(device_id=session.device_id, peer=session.port.peer, purpose=session.purpose)
+        self._events.append(opened)
+        try:
+            session.open()
+        except (Refusal, UnbrickdError):
+            del self._entries[key]
+            raise
+        # For the list of devices only: a full or broken disk must not keep a device from its restore.
+        with suppress(StorageError):
+            self._vault.saw(session.device_id)
+
+    def _is_full(self, purpose: m.Purpose) -> bool:
+        if len(self._entries) >= self._limits.max_sessions and self._idle() is None:
+            return True
+        return purpose is m.Purpose.BACKUP and self._uploading() >= self._limits.max_backups
+
+    def _uploading(self) -> int:
+        return sum(isinstance(e.session, BackupSession) and not e.session.done for e in self._entries.values())
+
+    def _idle(self) -> SessionKey | None:
+        """The longest silent session that has nothing more to do."""
+        done = (k for k, e in self._entries.items() if isinstance(e.session, BackupSession) and e.session.done)
+        return next(done, None)
+
+    def _make_room(self, purpose: m.Purpose) -> None:
+        if self._is_full(purpose):
+            raise Refusal(m.ErrorCode.BUSY, "this server has as many sessions as it takes")
+        idle = self._idle()
+        if len(self._entries) >= self._limits.max_sessions and idle is not None:
+            del self._entries[idle]
+
+    # Ending sessions
+
+    def _supersede(self, key: SessionKey) -> None:
+        session = self._entries[key].session
+        error = m.Error(code=m.ErrorCode.SUPERSEDED, text="a newer session of this device took over")
+        if not (isinstance(session, BackupSession) and session.done):
+            session.port.send(error)
+        self._close(key, SessionEnd.SUPERSEDED)
+        # A late repetition of its Backup must not open it again, over the newer one.
+        self._remember_ended(key, error)
+
+    def _close(self, key: SessionKey, reason: SessionEnd) -> None:
+        session = self._entries.pop(key).session
+        done = isinstance(session, RestoreSession) or session.done
+        if isinstance(session, BackupSession):
+            session.suspend()
+        if not done:
+            self._events.append(
+                SessionEnded(
+                    device_id=session.device_id, peer=session.port.peer, purpose=session.purpose, reason=reason
+                )
+            )
+
+    def _remember_ended(self, key: SessionKey, error: m.Error) -> None:
+        self._ended[key] = error
+        while len(self._ended) > MAX_ENDED:
+            self._ended.popitem(last=False)
+
+    # Refusing
+
+    def _refuse(self, key: SessionKey, packet: Packet | None, octets: bytes, refusal: Refusal) -> None:
+        """Answer with an Error; `packet` is None where no message called for it, but a session did."""
+        peer, session_id = key
+        error = self._error_of(refusal, 0 if packet is None else packet.message.TYPE)
+        entry = self._entries.get(key)
+        if entry is None:
+            device_id = packet.message.device_id if packet and isinstance(packet.message, m.Backup | m.Restore) else b""
+            packet = packet or Packet(message=error, session=session_id)
+            self._replies.append((peer, self._fitted(error, packet, len(octets))))
+        else:
+            device_id = entry.session.device_id
+            entry.session.port.send(error, packet.transfer if packet else 0)
+            if refusal.code in _ENDS_SESSION:
+                self._close(key, SessionEnd.CLOSED)
+                self._remember_ended(key, error)
+        self._events.append(Refused(device_id=device_id, peer=peer, code=refusal.code, reason=refusal.text))
+
+    def _refuse_undecoded(self, peer: Peer, octets: bytes, refusal: Refusal) -> None:
+        frame = decode_frame(octets)
+        if frame.type in {kind.TYPE for kind in _FROM_SERVERS}:
+            return
+        error = self._error_of(refusal, frame.type)
+        packet = Packet(message=error, session=frame.session, transfer=frame.transfer)
+        self._replies.append((peer, self._fitted(error, packet, len(octets))))
+        self._events.append(Refused(device_id=b"", peer=peer, code=refusal.code, reason=refusal.text))
+
+    def _error_of(self, refusal: Refusal, about: int) -> m.Error:
+        wait_s = self._limits.retry_after_s if refusal.code in _WAIT_AND_RETRY else 0
+        return m.Error(code=refusal.code, about=about, retry_after_s=wait_s, text=refusal.text)
+
+    def _fitted(self, error: m.Error, packet: Packet, received_bytes: int) -> bytes:
+        """The Error as sent to an address that has proven nothing: its text gives way to the bound of §1."""
+        room = max(0, AMPLIFICATION * received_bytes - _ERROR_FIXED_BYTES)
+        text = error.text.encode()[:room].decode(errors="ignore")
+        short = m.Error(code=error.code, about=error.about, retry_after_s=error.retry_after_s, text=text)
+        return encode(short, session=packet.session, transfer=packet.transfer)
+
+    # Sending blocks
+
+    def _queue(self, entry: _Entry) -> None:
+        session = entry.session
+        if not entry.queued and isinstance(session, RestoreSession) and session.pending:
+            entry.queued = True
+            self._sending.append(entry)
+
+    def _is_open(self, entry: _Entry) -> bool:
+        return self._entries.get(entry.session.port.key) is entry
+
+    def _next_of(self, session: RestoreSession) -> bytes | None:
+        try:
+            return session.next_message()
+        except UnbrickdError as error:
+            self._refuse(session.port.key, None, b"", Refusal.of(error))
+            return None
+
+
+def _timer_of(session: Session) -> float | None:
+    return session.timer() if isinstance(session, BackupSession) else None
