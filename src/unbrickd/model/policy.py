@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a device is set to behave: when its agent backs up, what its bootloader tries (R4 to R8, R13, R17). Values only."""
+"""How a device is set to behave: when its agent backs up, what its bootloader tries (R4 to R8, R13, R17)."""
 
 from __future__ import annotations
 
