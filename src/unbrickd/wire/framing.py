@@ -13,6 +13,8 @@ MAGIC = b"uB"
 VERSION = 1
 """The only version there is so far; also the version that Probe, Probe-Ack, Error and Announce carry for ever (§3)."""
 DEFAULT_PORT = 21530
+DEVICE_PORT = 21531
+"""Where devices listen for Announce (§1)."""
 HEADER_BYTES = 16
 MIN_MAX_MESSAGE_BYTES = 1232
 """UDP payload of a 1280-byte IPv6 path: 1280 − 40 − 8 (§1)."""
