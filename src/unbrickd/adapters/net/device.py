@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The device's link to its server: UDP or TCP client sockets behind one small interface (R1, R3).
+
+The only place where agent and recovery meet sockets. Addresses come from the layout file; "discover" is broadcast and
+multicast on every link (spec/protocol.md §1). What the operating system refuses to send is lost, as on any network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import sys
+import time
+from typing import Protocol
+
+from unbrickd.errors import ConfigError, RemoteProtocolError
+from unbrickd.model.layout import LinkLayout
+from unbrickd.model.peer import Peer, Transport
+from unbrickd.wire.framing import DEFAULT_PORT, DEVICE_PORT, MAX_MESSAGE_BYTES, StreamSplitter
+
+DISCOVER = "discover"
+MULTICAST_GROUP = "ff02::7562"
+BROADCAST = "255.255.255.255"
+RECEIVE_BUFFER_BYTES = 1 << 20
+"""Asked of the operating system; a burst of one window must fit while flash is being written."""
+MAX_BATCH = 64
+"""Messages handed out by one `receive`, so that answers are not held up by a flood."""
+TCP_PATIENCE_S = 5.0
+
+
+class DeviceLink(Protocol):
+    """What agent and recovery are driven over."""
+
+    targets: tuple[Peer, ...]
+    max_message_bytes: int
+
+    def send(self, peer: Peer, octets: bytes) -> None:
+        """Send one message; it may be lost."""
+        ...
+
+    def receive(self, timeout_s: float) -> list[tuple[Peer, bytes]]:
+        """Messages that are there, or that come within that time; at most MAX_BATCH."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def open_link(layout: LinkLayout) -> DeviceLink:
+    """The link that a layout file describes. Raises ConfigError for an address that cannot be found."""
+    if layout.transport == "tcp":
+        return TcpLink(layout)
+    return UdpLink(layout)
+
+
+def split_address(text: str, *, default_port: int) -> tuple[str, int]:
+    """Host and port of "host", "host:port", "[v6]", "[v6]:port" or a bare IPv6 address. Raises ConfigError."""
+    host, port = text, ""
+    if text.startswith("["):
+        host, _, port = text[1:].partition("]")
+        port = port.removeprefix(":")
+    elif text.count(":") == 1:
+        host, _, port = text.partition(":")
+    if not host or (port and not (port.isdigit() and int(port) < 1 << 16)):
+        raise ConfigError(
+            f"{text!r} is not an address", code="address", hint="write it like 192.168.1.10, pc.lan:21530 or [fe80::1]"
+        )
+    return host, int(port) if port else default_port
+
+
+def _resolve(layout: LinkLayout) -> tuple[Peer, ...]:
+    """The peers that a layout's `servers` name; names are looked up once, when the link is opened."""
+    transport = Transport(layout.transport)
+    peers: list[Peer] = []
+    for server in layout.servers:
+        if server == DISCOVER:
+            if transport is Transport.UDP:
+                peers.append(Peer(transport=transport, host=BROADCAST, port=DEFAULT_PORT))
+                peers += [
+                    Peer(transport=transport, host=MULTICAST_GROUP, port=DEFAULT_PORT, scope=index)
+                    for index, _ in _interfaces()
+                ]
+            continue
+        host, port = split_address(server, default_port=DEFAULT_PORT)
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+        except OSError as error:
+            raise ConfigError(
+                f"the server {host!r} cannot be found: {error}", code="address", hint="check [link] servers"
+            ) from error
+        peers += [_peer(transport, address) for *_, address in found]
+    if not peers:
+        raise ConfigError(
+            "over TCP a server's address must be named", code="address", hint='set [link] servers = ["192.168.1.10"]'
+        )
+    return tuple(dict.fromkeys(peers))
+
+
+def _interfaces() -> list[tuple[int, str]]:
+    try:
+        return socket.if_nameindex()
+    except OSError:
+        return []
+
+
+def _peer(transport: Transport, address: tuple[str | int, ...]) -> Peer:
+    host, port = str(address[0]).partition("%")[0], int(address[1])
+    return Peer(transport=transport, host=host, port=port, scope=int(address[3]) if len(address) > 3 else 0)
+
+
+def _address(peer: Peer) -> tuple[str, int] | tuple[str, int, int, int]:
+    return (peer.host, peer.port, 0, peer.scope) if ":" in peer.host else (peer.host, peer.port)
+
+
+class UdpLink:
+    """One socket for IPv4 and one for IPv6, as far as the machine has them."""
+
+    def __init__(self, layout: LinkLayout) -> None:
+        self.targets = _resolve(layout)
+        self.max_message_bytes = layout.max_message_bytes
+        self._sockets: dict[int, socket.socket] = {}
+        listens = DISCOVER in layout.servers
+        for family in (socket.AF_INET, socket.AF_INET6):
+            with contextlib.suppress(OSError):
+                self._sockets[family] = _udp_socket(family, DEVICE_PORT if listens else 0)
+        if not self._sockets:
+            raise ConfigError("this machine offers neither IPv4 nor IPv6", code="network")
+
+    def send(self, peer: Peer, octets: bytes) -> None:
+        sock = self._sockets.get(socket.AF_INET6 if ":" in peer.host else socket.AF_INET)
+        if sock is None:
+            return
+        try:
+            sock.sendto(octets, _address(peer))
+        except BlockingIOError:
+            select.select([], [sock], [], 0.05)
+            with contextlib.suppress(OSError):
+                sock.sendto(octets, _address(peer))
+        except OSError:
+            pass  # unreachable for now: as good as lost
+
+    def receive(self, timeout_s: float) -> list[tuple[Peer, bytes]]:
+        ready, _, _ = select.select(list(self._sockets.values()), [], [], max(0.0, timeout_s))
+        received: list[tuple[Peer, bytes]] = []
+        for sock in ready:
+            while len(received) < MAX_BATCH:
+                try:
+                    octets, address = sock.recvfrom(MAX_MESSAGE_BYTES)
+                except BlockingIOError:
+                    break
+                except OSError:
+                    break  # a port unreachable from an earlier message
+                received.append((_peer(Transport.UDP, address), octets))
+        return received
+
+    def close(self) -> None:
+        for sock in self._sockets.values():
+            sock.close()
+
+
+def _udp_socket(family: int, port: int) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    sock.setblocking(False)
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+    if family == socket.AF_INET:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        if sys.platform == "linux":
+            # IP_MTU_DISCOVER = IP_PMTUDISC_DO: never fragment (ip(7)); the socket module does not name them.
+            sock.setsockopt(socket.IPPROTO_IP, 10, 2)
+    else:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    try:
+        sock.bind(("", port))
+    except OSError:
+        sock.bind(("", 0))  # another program listens for Announce here; Probes work all the same
+    if family == socket.AF_INET6 and port:
+        group = socket.inet_pton(socket.AF_INET6, MULTICAST_GROUP)
+        for index, _ in _interfaces():
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, group + index.to_bytes(4, sys.byteorder))
+    return sock
+
+
+class TcpLink:
+    """One connection to each server that is talked to, made when the first message for it is sent."""
+
+    def __init__(self, layout: LinkLayout) -> None:
+        self.targets = _resolve(layout)
+        self.max_message_bytes = MAX_MESSAGE_BYTES
+        self._connections: dict[Peer, tuple[socket.socket, StreamSplitter]] = {}
+
+    def send(self, peer: Peer, octets: bytes) -> None:
+        connection = self._connections.get(peer) or self._connect(peer)
+        if connection is None:
+            return
+        try:
+            connection[0].sendall(octets)
+        except OSError:
+            self._drop(peer)
+
+    def receive(self, timeout_s: float) -> list[tuple[Peer, bytes]]:
+        by_socket = {sock: (peer, splitter) for peer, (sock, splitter) in self._connections.items()}
+        # With no connection there is nothing to wait on, and Windows' select refuses empty lists.
+        if not by_socket:
+            time.sleep(max(0.0, timeout_s))
+            return []
+        ready, _, _ = select.select(list(by_socket), [], [], max(0.0, timeout_s))
+        received: list[tuple[Peer, bytes]] = []
+        for sock in ready:
+            peer, splitter = by_socket[sock]
+            try:
+                octets = sock.recv(1 << 18)
+                messages = splitter.feed(octets)
+            except (OSError, RemoteProtocolError):
+                octets, messages = b"", []
+            if not octets:
+                self._drop(peer)
+            received += [(peer, message) for message in messages]
+        return received
+
+    def close(self) -> None:
+        for peer in list(self._connections):
+            self._drop(peer)
+
+    def _connect(self, peer: Peer) -> tuple[socket.socket, StreamSplitter] | None:
+        try:
+            sock = socket.create_connection((peer.host, peer.port), timeout=TCP_PATIENCE_S)
+        except OSError:
+            return None
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._connections[peer] = (sock, StreamSplitter())
+        return self._connections[peer]
+
+    def _drop(self, peer: Peer) -> None:
+        sock, _ = self._connections.pop(peer)
+        sock.close()
