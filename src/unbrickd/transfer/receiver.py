@@ -23,9 +23,14 @@ from unbrickd.transfer.window import Window
 from unbrickd.wire.messages import MAX_RANGES, BlockRequest
 
 MIN_REORDERING_PLACES = 3
-"""As TCP's three duplicate acknowledgements (RFC 5681 §3.2); grows when a block comes that counted as lost."""
+"""As TCP's three duplicate acknowledgements (RFC 5681 §3.2). Grows when a block comes that counted as lost, halves
+when nothing comes for so long that waiting for later arrivals was the mistake."""
 BATCHES_PER_WINDOW = 4
-"""A request waits until it asks for at least this part of the window, so that requests stay few."""
+"""A request asks for about this part of the window: for no less, so that requests stay few; for no more, so that the
+loss of one leaves others whose blocks show it."""
+REPEATING_LOSS = 0.02
+"""From this loss on each request is sent twice, as the loss of one costs a round trip and all of its blocks; it is 2 %
+of their bytes at most, and the sender serves it once (spec/protocol.md §4.10)."""
 
 _UNASKED, _ASKED, _HELD = 0, 1, 2
 
@@ -198,14 +203,15 @@ class Receiver:
             self._quiet_since_s = now_s
         self._expire(now_s)
         room = self._window.blocks - len(self._flights)
-        if self._flights and room * BATCHES_PER_WINDOW < self._window.blocks and self._wants_more_than(room):
+        batch = -(-self._window.blocks // BATCHES_PER_WINDOW)
+        if self._flights and room < batch and self._wants_more_than(room):
             return []
         requests: list[BlockRequest] = []
         while room > 0 and self._unserved_ranges < MAX_PENDING_RANGES:
-            request = self._next_request(room, now_s)
+            request = self._next_request(min(room, batch), now_s)
             if request is None:
                 break
-            requests.append(request)
+            requests += [request] * (2 if self._window.loss > REPEATING_LOSS else 1)
             room = self._window.blocks - len(self._flights)
         return requests
 
@@ -274,6 +280,7 @@ class Receiver:
         """Gives up what the sender's DataEnd or the retransmission timer says is lost."""
         if self._flights and now_s >= self._armed_s + self._rtt.timeout_s:
             self.stats.timeouts += 1
+            self._reordering_places = max(self._reordering_places // 2, MIN_REORDERING_PLACES)
             self._rtt.back_off()
             while self._flights:
                 self._give_up_oldest()

@@ -33,14 +33,14 @@ class RttEstimator:
         self._backoff = 0
 
     def back_off(self) -> None:
-        """Double the timeout until the next sample."""
+        """Double the timeout until the next sample, but not at once: one silence is often just the last block lost."""
         if self.timeout_s < MAX_TIMEOUT_S:
             self._backoff += 1
 
     @property
     def timeout_s(self) -> float:
         once = INITIAL_TIMEOUT_S if self.srtt_s is None else self.srtt_s + 4 * self.variation_s
-        return min(max(once, MIN_TIMEOUT_S) * 2.0**self._backoff, MAX_TIMEOUT_S)
+        return min(max(once, MIN_TIMEOUT_S) * 2.0 ** max(self._backoff - 1, 0), MAX_TIMEOUT_S)
 
     @property
     def reordering_s(self) -> float:

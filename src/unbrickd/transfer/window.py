@@ -19,7 +19,13 @@ GROWTH = 1.25
 SLACK_S = 0.004
 """Queueing that is never held against the path: scheduling and interrupts of both ends."""
 EXCESS_LOSS = 0.10
-"""Loss over the path's usual that counts as an overflowing queue; over three times the deviation of its average."""
+"""Loss over the path's usual that counts as an overflowing queue: over three times the deviation of its average."""
+LOSS_MEMORY_BLOCKS = 256
+"""Blocks that loss is averaged over."""
+LEARNING_BLOCKS = 64
+"""Before the window can have filled a queue, what is lost of these is the path's usual loss."""
+LOSS_CREEP = 0.01 / 256
+"""Per block: so slowly does lasting loss become usual."""
 BASE_AGE_S = 10.0
 """After this the shortest round trip is measured anew; the route may have changed (BBR's min_rtt window)."""
 SHRINK = 0.85
@@ -37,8 +43,10 @@ class Window:
         self._base_at_s = 0.0
         self._best_rate = 0.0
         self._flat_rounds = 0
-        self._loss: float | None = None
+        self.loss = 0.0
+        """Part of the blocks lost lately, 0 to 1."""
         self._usual_loss = 0.0
+        self._seen = 0
         self._round_ends_at = 0
         self._round_started_s: float | None = None
         self._shortest_s = float("inf")
@@ -92,7 +100,7 @@ class Window:
         if not limited or started_s is None:
             return
         inflated = shortest_s > 1.5 * self._base_s + SLACK_S
-        overflowing = self._loss is not None and self._loss > self._usual_loss + EXCESS_LOSS
+        overflowing = self.loss > self._usual_loss + EXCESS_LOSS
         if self._slow_start:
             rate = delivered / max(now_s - started_s, 1e-6)
             self._flat_rounds = 0 if rate >= GROWTH * self._best_rate else self._flat_rounds + 1
@@ -106,10 +114,9 @@ class Window:
             self._resize(self._size + max(1.0, self._size / 8))
 
     def _learn_loss(self, delivered: int, lost: int) -> None:
-        """`_loss`: average over some eight rounds; `_usual_loss`: its floor, which creeps up if it stays above."""
-        now = lost / (delivered + lost)
-        if self._loss is None:
-            self._loss = self._usual_loss = now
-            return
-        self._loss += (now - self._loss) / 8
-        self._usual_loss = min(self._usual_loss + 0.002, self._loss)
+        """`loss`: averaged; `_usual_loss`: what it is at the start, or its floor, which creeps up while it is above."""
+        count = delivered + lost
+        self._seen += count
+        learning = self._seen <= LEARNING_BLOCKS
+        self.loss += (lost / count - self.loss) * min(count / min(self._seen, LOSS_MEMORY_BLOCKS), 1.0)
+        self._usual_loss = self.loss if learning else min(self._usual_loss + LOSS_CREEP * count, self.loss)
