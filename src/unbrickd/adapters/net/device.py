@@ -103,7 +103,7 @@ def _interfaces() -> list[tuple[int, str]]:
         return []
 
 
-def _peer(transport: Transport, address: tuple[str | int, ...]) -> Peer:
+def _peer(transport: Transport, address: tuple[str | int | bytes, ...]) -> Peer:
     host, port = str(address[0]).partition("%")[0], int(address[1])
     return Peer(transport=transport, host=host, port=port, scope=int(address[3]) if len(address) > 3 else 0)
 
