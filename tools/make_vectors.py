@@ -30,6 +30,9 @@ from unbrickd.seal.keys import DeviceKeys
 from unbrickd.seal.maker import SignatureFile, encode_signature_file, firmware_statement, public_key_der, sign_firmware
 from unbrickd.seal.manifest import build_manifest
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # a test loads this file from elsewhere
+from message_vectors import messages
+
 DIRECTORY = Path(__file__).resolve().parent.parent / "spec" / "vectors"
 
 MODEL = "acme-rx1"
@@ -348,6 +351,7 @@ def journal_slot() -> object:
 
 
 VECTORS: dict[str, Callable[[], object]] = {
+    "messages": messages,
     "identity": identity,
     "derived_keys": derived_keys,
     "recovery_code": recovery_code,

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The receiving side on its own: what it asks for, when, and what it makes of what comes."""
+
+from __future__ import annotations
+
+import pytest
+
+from unbrickd.model.geometry import EraseRun, Geometry
+from unbrickd.model.manifest import ComponentKind, Manifest
+from unbrickd.transfer.receiver import Completed, Receiver
+from unbrickd.transfer.rtt import INITIAL_TIMEOUT_S, MAX_TIMEOUT_S, MIN_TIMEOUT_S, RttEstimator
+from unbrickd.transfer.segments import Segment, document_segments, segments_of
+from unbrickd.transfer.window import INITIAL_BLOCKS, MIN_BLOCKS, Window
+from unbrickd.wire.messages import MAX_RANGES, BlockRequest
+
+
+def receiver(length_bytes: int, *, slice_bytes: int = 4096, open_segments: int = 4, window: int = 64) -> Receiver:
+    return Receiver(
+        segments=document_segments(length_bytes, slice_bytes),
+        block_bytes=1000,
+        max_open_segments=open_segments,
+        max_window_blocks=window,
+        now_s=0.0,
+    )
+
+
+def blocks_of(requests: list[BlockRequest], block_bytes: int = 1000) -> list[tuple[int, int, int]]:
+    """(request, offset, length) of the DataBlocks a sender would answer with."""
+    return [
+        (r.request, at, min(block_bytes, offset + length - at))
+        for r in requests
+        for offset, length in r.ranges
+        for at in range(offset, offset + length, block_bytes)
+    ]
+
+
+def give(r: Receiver, block: tuple[int, int, int], now_s: float) -> tuple[Completed, ...]:
+    request, offset, length = block
+    return r.receive_block(request=request, offset_bytes=offset, payload=bytes(length), now_s=now_s)
+
+
+def test_segments_of_a_manifest_have_the_offsets_and_contents_of_its_erase_blocks() -> None:
+    geometry = Geometry((EraseRun(count=2, size_bytes=256), EraseRun(count=2, size_bytes=1024)))
+    digests = tuple(bytes([i]) * 32 for i in range(4))
+    manifest = Manifest(
+        component_id=1,
+        kind=ComponentKind.FIRMWARE,
+        name="firmware",
+        version="1",
+        length_bytes=1700,
+        geometry=geometry,
+        sealed=False,
+        digests=digests,
+        transfer_digests=digests,
+    )
+    assert segments_of(manifest, [3, 1]) == (Segment(3, 1536, 164), Segment(1, 256, 256))
+    with pytest.raises(IndexError):
+        segments_of(manifest, [4])
+
+
+def test_document_segments_cover_the_document_without_gap() -> None:
+    assert document_segments(0) == ()
+    assert document_segments(4096) == (Segment(0, 0, 4096),)
+    assert document_segments(4097) == (Segment(0, 0, 4096), Segment(1, 4096, 1))
+
+
+def test_receiver_of_nothing_is_complete_and_asks_for_nothing() -> None:
+    r = receiver(0)
+    assert r.complete
+    assert r.requests(0.0) == []
+    assert r.timer() is None
+    assert r.buffer_bytes == 0
+
+
+def test_receiver_first_requests_open_the_initial_window_block_for_block() -> None:
+    r = receiver(100_000)
+    blocks = blocks_of(r.requests(0.0))
+    assert len(blocks) == INITIAL_BLOCKS
+    assert [offset for _, offset, _ in blocks] == [0, 1000, 2000, 3000, 4000, 4096, 5096, 6096, 7096, 8096]
+    assert [length for _, _, length in blocks][4:6] == [96, 1000]
+    assert r.requests(0.0) == [], "the window is full"
+
+
+def test_receiver_last_is_set_on_the_request_after_which_nothing_is_wanted() -> None:
+    r = receiver(8192)
+    requests = r.requests(0.0)
+    assert [request.last for request in requests] == [False] * (len(requests) - 1) + [True]
+    assert [request.request for request in requests] == list(range(1, len(requests) + 1))
+
+
+def test_receiver_with_one_buffer_opens_the_next_segment_only_after_accept() -> None:
+    r = receiver(8192, open_segments=1)
+    assert r.buffer_bytes == 4096 + 5
+    requests = r.requests(0.0)
+    assert not requests[-1].last
+    whole = [c for block in blocks_of(requests) for c in give(r, block, 0.001)]
+    assert [c.segment for c in whole] == [Segment(0, 0, 4096)]
+    assert r.requests(0.001) == [] and r.timer() is None
+    r.accept(0)
+    requests = r.requests(0.5)
+    assert requests[-1].last
+    assert r.silent_s(0.6) == pytest.approx(0.1), "waiting for accept is not the peer's silence"
+    for block in blocks_of(requests):
+        whole += give(r, block, 0.6)
+    r.accept(1)
+    assert r.complete
+
+
+def test_receiver_loss_shows_by_three_later_arrivals_and_is_requested_again_first() -> None:
+    r = receiver(4096)
+    first = blocks_of(r.requests(0.0))
+    assert len(first) == 5
+    for block in first[1:3]:
+        give(r, block, 0.01)
+    assert r.requests(0.01) == []
+    give(r, first[3], 0.01)
+    again = r.requests(0.01)
+    assert blocks_of(again) == [(again[0].request, 0, 1000)]
+    assert again[-1].last
+    assert r.stats.blocks_lost == 1
+
+
+def test_receiver_late_block_counts_once_and_makes_it_wait_longer() -> None:
+    r = receiver(40_960, slice_bytes=40_960)
+    first = blocks_of(r.requests(0.0))
+    for block in first[1:6]:
+        give(r, block, 0.01)
+    r.requests(0.01)
+    give(r, first[0], 0.02)
+    assert (r.stats.blocks_lost, r.stats.late_blocks, r.stats.blocks_received) == (1, 1, 6)
+    for block in first[7:]:
+        give(r, block, 0.02)
+    assert r.stats.blocks_lost == 1, "block 6 is three places behind, and now that is not enough"
+
+
+def test_receiver_data_end_gives_up_what_did_not_come_after_a_moment() -> None:
+    r = receiver(4096)
+    requests = r.requests(0.0)
+    for block in blocks_of(requests)[:-1]:
+        give(r, block, 0.01)
+    r.receive_end(request=requests[-1].request, blocks_sent=5, now_s=0.011)
+    assert r.requests(0.011) == [], "it may only be reordered"
+    due_s = r.timer()
+    assert due_s is not None and due_s < 0.05
+    assert [(offset, length) for _, offset, length in blocks_of(r.requests(due_s))] == [(4000, 96)]
+    assert r.stats.sender_blocks_sent == 5
+
+
+def test_receiver_data_end_of_an_earlier_request_leaves_later_ones_alone() -> None:
+    r = receiver(100_000)
+    requests = r.requests(0.0)
+    for block in blocks_of(requests[:1]):
+        give(r, block, 0.01)
+    r.receive_end(request=1, blocks_sent=3, now_s=0.01)
+    r.requests(0.03)
+    assert r.stats.blocks_lost == 0
+
+
+def test_receiver_in_silence_repeats_with_back_off_and_few_blocks() -> None:
+    r = receiver(100_000)
+    asked = [len(blocks_of(r.requests(0.0)))]
+    at_s = []
+    for _ in range(8):
+        due_s = r.timer()
+        assert due_s is not None
+        at_s.append(due_s)
+        asked.append(len(blocks_of(r.requests(due_s))))
+    waits = [b - a for a, b in zip([0.0, *at_s], at_s, strict=False)]
+    assert waits == [0.25, 0.25, 0.5, 1.0, 2.0, 2.0, 2.0, 2.0]
+    assert asked == [10, 5, 4, 4, 4, 4, 4, 4, 4]
+    assert r.silent_s(at_s[-1]) == at_s[-1]
+
+
+def test_receiver_rejected_segment_is_fetched_anew_and_old_blocks_do_not_count() -> None:
+    r = receiver(2000)
+    first = blocks_of(r.requests(0.0))
+    whole = [c for block in first for c in give(r, block, 0.01)]
+    r.reject(whole[0].segment.index, 0.01)
+    give(r, first[0], 0.01)
+    assert r.stats.stray_blocks == 1
+    again = blocks_of(r.requests(0.01))
+    assert [b[1:] for b in again] == [b[1:] for b in first]
+    for block in again:
+        whole += give(r, block, 0.02)
+    assert len(whole) == 2
+    r.accept(0)
+    assert r.complete and r.stats.rejected_segments == 1
+
+
+def test_receiver_ranges_of_one_request_never_exceed_the_limit() -> None:
+    r = receiver(1_000_000, slice_bytes=1_000_000, window=1024)
+    now_s = 0.0
+    pending = blocks_of(r.requests(now_s))
+    widest = 0
+    for _ in range(200):
+        now_s += 0.01
+        kept = [block for k, block in enumerate(pending) if (block[1] // 1000) % 2 or k % 7 == 0]
+        for block in kept:
+            for whole in give(r, block, now_s):
+                r.accept(whole.segment.index)
+        requests = r.requests(now_s) or r.requests(r.timer() or now_s)
+        widest = max([widest, *(len(request.ranges) for request in requests)])
+        assert widest <= MAX_RANGES
+        pending = blocks_of(list({request.request: request for request in requests}.values()))
+    assert widest > 8, "every other block lost must show as ranges"
+
+
+def test_rtt_estimator_follows_rfc_6298() -> None:
+    rtt = RttEstimator()
+    assert rtt.timeout_s == INITIAL_TIMEOUT_S
+    rtt.sample(0.1)
+    assert rtt.timeout_s == pytest.approx(0.1 + 4 * 0.05)
+    rtt.sample(0.2)
+    assert rtt.srtt_s == pytest.approx(7 / 8 * 0.1 + 0.2 / 8)
+    assert rtt.variation_s == pytest.approx(3 / 4 * 0.05 + 0.1 / 4)
+    for _ in range(20):
+        rtt.back_off()
+    assert rtt.timeout_s == MAX_TIMEOUT_S
+    for _ in range(200):
+        rtt.sample(0.0001)
+    assert rtt.timeout_s == MIN_TIMEOUT_S
+
+
+def test_window_grows_while_the_round_trip_stays_and_shrinks_when_it_grows() -> None:
+    window = Window(max_blocks=256)
+    place, now_s = 0, 0.0
+
+    def rounds(count: int, rtt_s: float) -> None:
+        nonlocal place, now_s
+        for _ in range(count):
+            now_s += rtt_s
+            size = window.blocks
+            for k in range(size):
+                window.on_delivered(
+                    place=place + k, next_place=place + size + k + 1, rtt_s=rtt_s, limited=True, now_s=now_s
+                )
+            place += size
+
+    rounds(3, 0.01)
+    assert window.blocks == 8 * INITIAL_BLOCKS
+    rounds(30, 0.05)
+    assert window.blocks == MIN_BLOCKS
+
+
+def test_window_never_exceeds_the_ring() -> None:
+    window = Window(max_blocks=2)
+    for place in range(100):
+        window.on_delivered(place=place, next_place=place + 1, rtt_s=0.001, limited=True, now_s=place / 1000)
+        assert window.blocks <= 2
+    window.on_timeout()
+    window.on_timeout()
+    assert 1 <= window.blocks <= 2
