@@ -14,18 +14,19 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Iterable
-from typing import Protocol, cast
+from typing import Protocol, TypeAlias, cast
 
 from unbrickd import __version__
 from unbrickd.errors import UnbrickdError
 
-Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 EXIT_INTERRUPTED = 130
 """128 + SIGINT, as shells report it."""
 
 COMMANDS: dict[str, str] = {
     "serve": "unbrickd.cli.serve",
+    "gateway": "unbrickd.cli.gateway",
     "devices": "unbrickd.cli.devices",
     "generations": "unbrickd.cli.generations",
     "show": "unbrickd.cli.show",

@@ -34,6 +34,9 @@ class DeviceLink(Protocol):
 
     targets: tuple[Peer, ...]
     max_message_bytes: int
+    sent_bytes: int
+    received_bytes: int
+    """Of messages, headers of the layers below not counted."""
 
     def send(self, peer: Peer, octets: bytes) -> None:
         """Send one message; it may be lost."""
@@ -118,6 +121,7 @@ class UdpLink:
     def __init__(self, layout: LinkLayout) -> None:
         self.targets = _resolve(layout)
         self.max_message_bytes = layout.max_message_bytes
+        self.sent_bytes = self.received_bytes = 0
         self._sockets: dict[int, socket.socket] = {}
         listens = DISCOVER in layout.servers
         for family in (socket.AF_INET, socket.AF_INET6):
@@ -130,6 +134,7 @@ class UdpLink:
         sock = self._sockets.get(socket.AF_INET6 if ":" in peer.host else socket.AF_INET)
         if sock is None:
             return
+        self.sent_bytes += len(octets)
         try:
             sock.sendto(octets, _address(peer))
         except BlockingIOError:
@@ -151,6 +156,7 @@ class UdpLink:
                 except OSError:
                     break  # a port unreachable from an earlier message
                 received.append((_peer(Transport.UDP, address), octets))
+        self.received_bytes += sum(len(octets) for _, octets in received)
         return received
 
     def close(self) -> None:
@@ -188,12 +194,14 @@ class TcpLink:
     def __init__(self, layout: LinkLayout) -> None:
         self.targets = _resolve(layout)
         self.max_message_bytes = MAX_MESSAGE_BYTES
+        self.sent_bytes = self.received_bytes = 0
         self._connections: dict[Peer, tuple[socket.socket, StreamSplitter]] = {}
 
     def send(self, peer: Peer, octets: bytes) -> None:
         connection = self._connections.get(peer) or self._connect(peer)
         if connection is None:
             return
+        self.sent_bytes += len(octets)
         try:
             connection[0].sendall(octets)
         except OSError:
@@ -217,6 +225,7 @@ class TcpLink:
             if not octets:
                 self._drop(peer)
             received += [(peer, message) for message in messages]
+        self.received_bytes += sum(len(octets) for _, octets in received)
         return received
 
     def close(self) -> None:
