@@ -355,7 +355,7 @@ def main(arguments: list[str]) -> None:
         scenario = Scenario.of(seed, large="--large" in arguments)
         out = transfer(scenario)
         print(f"seed {seed}: {len(scenario.image)} bytes in {out.took_s:.3f} s, {out.blocks_sent} blocks sent")
-        print(f"  {vars(scenario.network)}"[:400])
+        print(f"  {dict(scenario.network.counts)}")
         print(f"  {out.receiver.stats}")
         check(scenario, out)
 

@@ -198,10 +198,16 @@ class Receiver:
         self._begin(slot, slot.segment)
 
     def requests(self, now_s: float) -> list[BlockRequest]:
-        """What to send now, lost blocks first; empty if it is better to wait for more arrivals."""
+        """What to send now, lost blocks first; empty if it is better to wait for more arrivals.
+
+        On a lossy path a request stands in it twice, and is sent twice.
+        """
         if not self._flights and not self._lost:
             self._quiet_since_s = now_s
         self._expire(now_s)
+        if not self._flights:
+            self._unserved.clear()
+            self._unserved_ranges = 0
         room = self._window.blocks - len(self._flights)
         batch = -(-self._window.blocks // BATCHES_PER_WINDOW)
         if self._flights and room < batch and self._wants_more_than(room):
@@ -285,8 +291,6 @@ class Receiver:
             while self._flights:
                 self._give_up_oldest()
             self._window.on_timeout()
-            self._unserved.clear()
-            self._unserved_ranges = 0
         if self._end is not None and now_s >= self._end[1]:
             while self._flights and self._oldest().request <= self._end[0]:
                 self._give_up_oldest()

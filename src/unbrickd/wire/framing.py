@@ -40,6 +40,7 @@ class Frame:
 
 def encode_frame(type_: int, body: bytes, *, session: int = 0, transfer: int = 0, version: int = VERSION) -> bytes:
     """Header and body, CRC set. The body must leave room within 65 535 bytes."""
+    assert len(body) <= MAX_MESSAGE_BYTES - HEADER_BYTES
     head = _HEADER.pack(MAGIC, version, type_, HEADER_BYTES + len(body), transfer, session, 0)
     crc = zlib.crc32(body, zlib.crc32(head))
     return head[:_CRC_AT] + _CRC.pack(crc) + body

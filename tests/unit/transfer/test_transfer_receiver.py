@@ -10,6 +10,7 @@ from unbrickd.model.manifest import ComponentKind, Manifest
 from unbrickd.transfer.receiver import Completed, Receiver
 from unbrickd.transfer.rtt import INITIAL_TIMEOUT_S, MAX_TIMEOUT_S, MIN_TIMEOUT_S, RttEstimator
 from unbrickd.transfer.segments import Segment, document_segments, segments_of
+from unbrickd.transfer.sender import MAX_PENDING_RANGES
 from unbrickd.transfer.window import INITIAL_BLOCKS, MIN_BLOCKS, Window
 from unbrickd.wire.messages import MAX_RANGES, BlockRequest
 
@@ -250,3 +251,30 @@ def test_window_never_exceeds_the_ring() -> None:
     window.on_timeout()
     window.on_timeout()
     assert 1 <= window.blocks <= 2
+
+
+def test_receiver_of_scattered_segments_keeps_within_the_ranges_a_sender_keeps_and_goes_on() -> None:
+    """Every other slice: each block is a range of its own, and a window of them is more than a sender takes."""
+    r = Receiver(
+        segments=document_segments(4_000_000, 1000)[::2],
+        block_bytes=1000,
+        max_open_segments=2000,
+        max_window_blocks=1024,
+        now_s=0.0,
+    )
+    now_s, most = 0.0, 0
+    requests = r.requests(now_s)
+    while len(blocks_of(requests)) < MAX_PENDING_RANGES:
+        now_s += 0.001
+        for block in blocks_of(requests):
+            for whole in give(r, block, now_s):
+                r.accept(whole.segment.index)
+        requests = r.requests(now_s)
+        most = max(most, len(blocks_of(requests)))
+    assert most == MAX_PENDING_RANGES
+    assert [len(request.ranges) for request in requests] == [MAX_RANGES] * 4
+    assert r.requests(now_s) == [], "more would be dropped"
+    r.receive_end(request=requests[-1].request, blocks_sent=0, now_s=now_s)
+    due_s = r.timer()
+    assert due_s is not None
+    assert len(blocks_of(r.requests(due_s))) == MAX_PENDING_RANGES, "all are lost, so the sender has none of them"
