@@ -93,6 +93,7 @@ def _add_create(actions: Subparsers) -> None:
     p.add_argument(
         "--server", action="append", metavar="ADDRESS", help="where the server is; default: look for it on every link"
     )
+    p.add_argument("--transport", choices=("udp", "tcp"), default="udp", help="default: %(default)s")
     p.add_argument("--good-after", type=float, default=30.0, metavar="S", help="default: %(default)s seconds")
     p.add_argument("--backup-after", type=float, default=5.0, metavar="S", help="after start; default: %(default)s s")
     p.add_argument("--maker-key", type=Path, metavar="FILE", help="run only firmware signed with this maker's key")
@@ -175,6 +176,7 @@ def _create(args: argparse.Namespace) -> int:
             size_bytes=parse_size(args.flash_size),
             erase_block_bytes=parse_size(args.erase_block),
             servers=tuple(args.server or ["discover"]),
+            transport=args.transport,
             good_after_s=args.good_after,
             after_start_s=args.backup_after,
         )

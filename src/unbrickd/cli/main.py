@@ -25,6 +25,7 @@ EXIT_INTERRUPTED = 130
 """128 + SIGINT, as shells report it."""
 
 COMMANDS: dict[str, str] = {
+    "demo": "unbrickd.cli.demo",
     "serve": "unbrickd.cli.serve",
     "gateway": "unbrickd.cli.gateway",
     "devices": "unbrickd.cli.devices",

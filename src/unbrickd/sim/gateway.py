@@ -363,6 +363,7 @@ name = "firmware"
 name = "config"
 
 [link]
+transport = "{transport}"
 servers = [{servers}]
 
 [backup]
@@ -380,6 +381,7 @@ def default_layout(
     size_bytes: int,
     erase_block_bytes: int,
     servers: tuple[str, ...],
+    transport: str = "udp",
     config_bytes: int = 128 << 10,
     good_after_s: float = 30.0,
     after_start_s: float = 5.0,
@@ -418,6 +420,7 @@ def default_layout(
         size=f"{size_bytes >> 10}KiB" if size_bytes % 1024 == 0 else size_bytes,
         erase_blocks=f"erase_block = {block}",
         firmware=firmware,
+        transport=transport,
         servers=", ".join(f'"{s}"' for s in servers),
         good_after_s=good_after_s,
         after_start_s=after_start_s,
