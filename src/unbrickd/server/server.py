@@ -138,7 +138,7 @@ class Server:
         """Repeat requests that were not answered, and forget who fell silent."""
         for key, entry in list(self._entries.items()):
             session = entry.session
-            if now_s - entry.heard_s >= SESSION_EXPIRY_S:
+            if now_s >= entry.heard_s + SESSION_EXPIRY_S:  # as `timer` reckons it, to the last bit
                 self._close(key, SessionEnd.SILENT)
             elif isinstance(session, BackupSession):
                 try:

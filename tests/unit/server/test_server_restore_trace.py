@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Restores, message by message (spec/protocol.md §5.1)."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from unbrickd.errors import StorageError
+from unbrickd.model.manifest import GENERATION_OBJECT_ID
+from unbrickd.seal.generation import good_seal
+from unbrickd.server import events
+from unbrickd.sim.trace import BLOCK_BYTES, CONFIG, ERASE_BLOCK_BYTES, FIRMWARE, TracedDevice, TracedServer
+from unbrickd.wire import messages as m
+from unbrickd.wire.packet import encode
+
+FIRMWARE_1 = random.Random(1).randbytes(5 * ERASE_BLOCK_BYTES - 100)
+FIRMWARE_2 = random.Random(3).randbytes(5 * ERASE_BLOCK_BYTES)
+CONFIG_1 = random.Random(2).randbytes(2 * ERASE_BLOCK_BYTES)
+
+
+@pytest.fixture
+def backed_up(device: TracedDevice) -> TracedDevice:
+    """Generation 1 is good, generation 2 on trial."""
+    device.make(1, FIRMWARE_1, CONFIG_1)
+    device.back_up(good=True)
+    device.make(2, FIRMWARE_2, CONFIG_1)
+    device.back_up(good=False)
+    return device
+
+
+def rot(lab: TracedServer, octets: bytes) -> None:
+    """One bit of a stored image flips."""
+    (digest,) = [d for d, (held, _) in lab.blobs.images.items() if held == octets]
+    lab.blobs.images[digest] = (bytes([octets[0] ^ 1]) + octets[1:], lab.now_s)
+
+
+def test_restore_offers_the_named_generation_though_it_is_on_trial(backed_up: TracedDevice) -> None:
+    assert backed_up.sealed is not None
+    offer = backed_up.offered(named=2)
+    assert offer == m.RestoreAck(
+        generation=2,
+        document_length_bytes=len(backed_up.sealed.document),
+        document_digest=backed_up.sealed.digest,
+        components=tuple(m.ComponentRecord.of(c) for c in backed_up.sealed.generation.components),
+        good_seal=None,
+    )
+
+
+def test_restore_offers_the_newest_good_one_where_none_is_named_or_held(backed_up: TracedDevice) -> None:
+    for named in (0, 77):
+        offer = backed_up.offered(named=named)
+        assert offer.generation == 1
+        sealed = backed_up.make(1, FIRMWARE_1, CONFIG_1)
+        assert offer.good_seal == good_seal(backed_up.keys, sealed)
+
+
+def test_restore_offers_nothing_that_is_rejected(backed_up: TracedDevice) -> None:
+    assert backed_up.offered(named=2, rejected=(2, 2)).generation == 1
+    assert backed_up.offered(named=2, rejected=(1, 2)) == m.RestoreAck()
+
+
+def test_restore_serves_document_and_ranges_of_a_component(lab: TracedServer, backed_up: TracedDevice) -> None:
+    offer = backed_up.offered(named=2)
+    assert backed_up.sealed is not None
+    document = backed_up.fetch(offer, GENERATION_OBJECT_ID, 1, ((0, offer.document_length_bytes),))
+    assert document == backed_up.sealed.document
+    lo, hi = ERASE_BLOCK_BYTES, 3 * ERASE_BLOCK_BYTES
+    octets = backed_up.fetch(offer, FIRMWARE, 2, ((lo, hi - lo), (4 * ERASE_BLOCK_BYTES, 100)))
+    assert octets == FIRMWARE_2[lo:hi] + FIRMWARE_2[4 * ERASE_BLOCK_BYTES :][:100]
+    served = [e for e in lab.events() if isinstance(e, events.RestoreServed)]
+    assert [(e.component, e.moved_bytes) for e in served] == [("", len(document)), ("firmware", len(octets))]
+
+
+def test_restore_range_across_erase_blocks_is_cut_into_blocks_not_at_them(backed_up: TracedDevice) -> None:
+    offer = backed_up.offered(named=2)
+    assert backed_up.fetch(offer, FIRMWARE, 1, ((100, 9000),)) == FIRMWARE_2[100:9100]
+
+
+def test_restore_repeated_messages_get_the_same_answers(backed_up: TracedDevice) -> None:
+    offer = backed_up.offered(named=2)
+    restore = backed_up.restore(named=2)
+    assert backed_up.ask(restore, m.RestoreAck) == offer
+    request = backed_up.data_request(offer, FIRMWARE)
+    start = backed_up.ask(request, m.DataStart, transfer=1)
+    assert backed_up.ask(request, m.DataStart, transfer=1) == start
+    wanted = m.BlockRequest(request=1, last=False, ranges=((0, 10),))
+    assert backed_up.ask(wanted, m.DataStart, transfer=1) == start, "before DataStart-Ack, DataStart is said again"
+    assert not backed_up.say(m.DataStartAck(block_bytes=BLOCK_BYTES), transfer=1)
+    assert not backed_up.say(m.DataStartAck(block_bytes=BLOCK_BYTES), transfer=1)
+    block = m.DataBlock(request=1, offset_bytes=0, payload=FIRMWARE_2[:10])
+    assert backed_up.ask(wanted, m.DataBlock, transfer=1) == block
+    assert not backed_up.say(wanted, transfer=1), "each block is sent once"
+
+
+def test_restore_transfer_opened_anew_with_smaller_blocks_starts_from_request_1(backed_up: TracedDevice) -> None:
+    offer = backed_up.offered(named=2)
+    backed_up.ask(backed_up.data_request(offer, FIRMWARE), m.DataStart, transfer=1)
+    for size in (BLOCK_BYTES, 512):
+        backed_up.say(m.DataStartAck(block_bytes=size), transfer=1)
+        sent = backed_up.say(m.BlockRequest(request=1, last=False, ranges=((0, 1024),)), transfer=1)
+        assert [len(p.message.payload) for p in sent if isinstance(p.message, m.DataBlock)] == [size] * (1024 // size)
+
+
+def test_restore_late_messages_of_a_transfer_that_is_over_are_passed_over(backed_up: TracedDevice) -> None:
+    offer = backed_up.offered(named=2)
+    backed_up.fetch(offer, FIRMWARE, 1, ((0, 10),))
+    assert not backed_up.say(m.BlockRequest(request=2, last=True, ranges=((0, 10),)), transfer=1)
+    assert not backed_up.say(m.DataEndAck(status=m.EndStatus.VERIFIED), transfer=1)
+
+
+def test_restore_after_a_server_restart_begins_with_a_probe_and_goes_on(
+    lab: TracedServer, backed_up: TracedDevice
+) -> None:
+    offer = backed_up.offered(named=2)
+    backed_up.ask(backed_up.data_request(offer, FIRMWARE), m.DataStart, transfer=1)
+    lab.restart()
+    lost = backed_up.ask(m.BlockRequest(request=1, last=True, ranges=((0, 10),)), m.Error, transfer=1)
+    assert lost.code == m.ErrorCode.NO_SESSION
+    assert backed_up.ask(backed_up.restore(named=2), m.Error).code == m.ErrorCode.COOKIE
+    assert backed_up.offered(named=2) == offer
+    assert backed_up.fetch(offer, FIRMWARE, 1, ((0, 10),)) == FIRMWARE_2[:10]
+
+
+def test_restore_of_a_rotten_image_is_refused_and_the_older_good_generation_offered(
+    lab: TracedServer, backed_up: TracedDevice
+) -> None:
+    offer = backed_up.offered(named=2)
+    rot(lab, FIRMWARE_2)
+    backed_up.ask(backed_up.data_request(offer, FIRMWARE), m.DataStart, transfer=1)
+    backed_up.say(m.DataStartAck(block_bytes=BLOCK_BYTES), transfer=1)
+    error = backed_up.ask(m.BlockRequest(request=1, last=True, ranges=((0, 10),)), m.Error, transfer=1)
+    assert error.code == m.ErrorCode.ROTTEN
+    assert any(isinstance(e, events.Rotten) and e.number == 2 for e in lab.events())
+    older = backed_up.ask(backed_up.restore(named=2), m.RestoreAck)
+    assert older.generation == 1
+    assert backed_up.fetch(older, FIRMWARE, 2, ((0, 10),)) == FIRMWARE_1[:10]
+    assert backed_up.offered(named=2).generation == 1, "nor is it offered in another session"
+
+
+def test_restore_of_which_all_is_rotten_ends_with_no_offer(lab: TracedServer, backed_up: TracedDevice) -> None:
+    rot(lab, CONFIG_1)
+    offer = backed_up.offered(named=2)
+    for transfer in (1, 2):
+        backed_up.ask(backed_up.data_request(offer, CONFIG), m.DataStart, transfer=transfer)
+        backed_up.say(m.DataStartAck(block_bytes=BLOCK_BYTES), transfer=transfer)
+        wanted = m.BlockRequest(request=1, last=True, ranges=((0, 10),))
+        assert backed_up.ask(wanted, m.Error, transfer=transfer).code == m.ErrorCode.ROTTEN
+        offer = backed_up.ask(backed_up.restore(named=2), m.RestoreAck)
+    assert offer == m.RestoreAck()
+
+
+def test_restore_goes_on_while_the_catalogue_cannot_be_written(
+    lab: TracedServer, backed_up: TracedDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise StorageError("the disk is full", code="disk-full")
+
+    monkeypatch.setattr(lab.catalogue, "saw", fail)
+    assert backed_up.offered(named=2).generation == 2
+
+
+def test_restore_blocks_of_two_sessions_take_turns_and_a_blocked_channel_keeps_its_own(
+    lab: TracedServer, backed_up: TracedDevice, other: TracedDevice
+) -> None:
+    other.peer = replace(other.peer, channel=7)
+    other.make(1, FIRMWARE_1, b"c")
+    other.back_up()
+    for device in (backed_up, other):
+        offer = device.offered()
+        device.ask(device.data_request(offer, FIRMWARE), m.DataStart, transfer=1)
+        device.say(m.DataStartAck(block_bytes=BLOCK_BYTES), transfer=1)
+    for device in (backed_up, other):
+        wanted = m.BlockRequest(request=1, last=False, ranges=((0, 3 * BLOCK_BYTES),))
+        lab.server.receive(device.peer, encode(wanted, session=device.session, transfer=1), lab.now_s)
+    slow = frozenset({7})
+    turns = [lab.server.next_datagram(lab.now_s) for _ in range(2)]
+    assert [peer for peer, _ in filter(None, turns)] == [backed_up.peer, other.peer]
+    held = [lab.server.next_datagram(lab.now_s, slow) for _ in range(3)]
+    assert [d and d[0] for d in held] == [backed_up.peer, backed_up.peer, None]
+    assert lab.server.wants_write
+    assert [peer for peer, _ in lab.drain()] == [other.peer, other.peer]
+
+
+def test_restore_of_a_device_from_its_own_host_replaces_its_older_session_but_no_strangers_does(
+    lab: TracedServer, backed_up: TracedDevice
+) -> None:
+    offer = backed_up.offered(named=2)
+    victim = backed_up.peer
+    backed_up.peer = replace(victim, host="198.51.100.9")
+    backed_up.offered()
+    assert lab.server.sessions >= 2
+    backed_up.peer = victim
+    backed_up.session -= 1
+    backed_up.ask(backed_up.data_request(offer, FIRMWARE), m.DataStart, transfer=1)
+    backed_up.session += 5
+    superseded, ack = backed_up.say(backed_up.restore(named=2))
+    assert isinstance(superseded.message, m.Error) and superseded.message.code == m.ErrorCode.SUPERSEDED
+    assert isinstance(ack.message, m.RestoreAck)
+
+
+def test_restore_session_is_forgotten_after_a_minute(lab: TracedServer, backed_up: TracedDevice) -> None:
+    backed_up.offered()
+    lab.wait(61)
+    assert lab.server.sessions == 0 and lab.server.timer() is None
