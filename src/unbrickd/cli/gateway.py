@@ -28,7 +28,8 @@ from unbrickd.model.toml_table import parse_size
 from unbrickd.recovery.check import check_flash
 from unbrickd.seal.identity import FirmwarePolicy, encode_recovery_code
 from unbrickd.seal.maker import SignatureFile, decode_signature_file, encode_public_key, load_public_key
-from unbrickd.sim.gateway import BUTTON_FILE, NewFirmware, VirtualGateway, create, default_layout, new_identity
+from unbrickd.sim.default_layout import default_layout
+from unbrickd.sim.gateway import BUTTON_FILE, NewFirmware, VirtualGateway, create, new_identity
 from unbrickd.sim.nor import Phase
 
 SAMPLE_FILL = 0.75
