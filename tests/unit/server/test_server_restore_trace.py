@@ -196,6 +196,7 @@ def test_restore_of_a_device_from_its_own_host_replaces_its_older_session_but_no
     backed_up.session -= 1
     backed_up.ask(backed_up.data_request(offer, FIRMWARE), m.DataStart, transfer=1)
     backed_up.session += 5
+    backed_up.probe()
     superseded, ack = backed_up.say(backed_up.restore(named=2))
     assert isinstance(superseded.message, m.Error) and superseded.message.code == m.ErrorCode.SUPERSEDED
     assert isinstance(ack.message, m.RestoreAck)
