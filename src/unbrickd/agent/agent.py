@@ -16,6 +16,7 @@ from unbrickd.agent.software import DeviceSoftware
 from unbrickd.errors import FlashError, IntegrityError
 from unbrickd.model.peer import Datagram, Peer
 from unbrickd.model.policy import BackupPolicy
+from unbrickd.transfer.discovery import is_announce
 
 RECORD_RETRY_S = 60.0
 """Before the boot record is tried again when it could not be read or written."""
@@ -23,11 +24,16 @@ RECORD_RETRY_S = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """What outlives a reboot. server_missing: no server answered the last backup (R14); pending: one is owed."""
+    """What outlives a reboot. server_missing: no server answered the last backup (R14); pending: one is owed.
+
+    acknowledged: the generation that a server said last it holds, 0: none; acknowledged_good: it knows it as good.
+    """
 
     last_success_wall_s: float | None = None
     server_missing: bool = False
     pending: bool = False
+    acknowledged: int = 0
+    acknowledged_good: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,8 +94,10 @@ class Agent:
         self._targets = targets
         self._entropy = entropy
         self._max_message_bytes = max_message_bytes
-        self._started_s = now_s
         self._session: backup.BackupSession | None = None
+        self._announced: Peer | None = None
+        self._good_generation = 0
+        """What the device was seen to have run for long enough; 0: not yet in this run of the system."""
         self._events: list[Event] = []
         self.memory = memory
         self._schedule = Schedule(
@@ -109,14 +117,17 @@ class Agent:
     # What happens on the device
 
     def upgraded(self, now_s: float) -> None:
-        """Firmware was upgraded and the boot record names it (R6)."""
-        self._changed(now_s)
+        """Firmware was upgraded and the boot record names it (R6).
+
+        A device that must restart to run it restarts before `good_after_s` is over.
+        """
         self._schedule.upgraded(now_s)
+        self._changed(now_s)
 
     def config_changed(self, now_s: float) -> None:
         """The configuration was changed and the boot record names it (R7)."""
-        self._changed(now_s)
         self._schedule.config_changed(now_s)
+        self._changed(now_s)
 
     def back_up_now(self, now_s: float) -> None:
         """Somebody asked for it, or the server was just started (R14)."""
@@ -124,7 +135,9 @@ class Agent:
 
     def _changed(self, now_s: float) -> None:
         self._good_at_s = now_s + self._options.good_after_s
-        self.memory = replace(self.memory, pending=True)
+        self._good_generation = 0
+        if self._schedule.change_waits:
+            self.memory = replace(self.memory, pending=True)
 
     # The calls
 
@@ -133,6 +146,8 @@ class Agent:
         if self._session is not None:
             self._session.receive(peer, octets, now_s)
             self._follow(now_s, wall_s)
+        elif is_announce(octets) and self._schedule.server_heard(now_s):
+            self._announced = peer
 
     def outgoing(self, now_s: float, wall_s: float) -> list[Datagram]:
         """Every message that is due now."""
@@ -170,7 +185,7 @@ class Agent:
         try:
             self._session = backup.BackupSession(
                 self._software,
-                targets=self._targets,
+                targets=self._targets if self._announced is None else (*self._targets, self._announced),
                 entropy=self._entropy,
                 tries=self._options.probe_tries,
                 max_message_bytes=self._max_message_bytes,
@@ -178,7 +193,7 @@ class Agent:
             )
         except (FlashError, IntegrityError) as error:
             self._events.append(Trouble(what=str(error)))
-            self._schedule.failed(now_s)
+            self._owe(now_s)
             return
         self._events.append(BackupStarted(trigger=trigger, generation=self._session.generation))
 
@@ -193,25 +208,39 @@ class Agent:
         self._session = None
         self._events.append(BackupEnded(outcome=outcome))
         if outcome.ending is backup.Ending.COMMITTED:
-            # A change made while this backup ran has its own turn, so it stays owed.
-            self.memory = Memory(last_success_wall_s=wall_s, pending=self._schedule.change_waits)
             self._schedule.succeeded(now_s, jitter=self._jitter())
+            self.memory = Memory(
+                last_success_wall_s=wall_s,
+                # A change made while this backup ran has its own turn, so it stays owed.
+                pending=self._schedule.change_waits,
+                acknowledged=outcome.generation,
+                acknowledged_good=session.is_good,
+            )
+            self._tell_good(now_s)
         else:
-            missing = outcome.ending is backup.Ending.NO_SERVER
-            self.memory = replace(self.memory, server_missing=missing, pending=True)
-            self._schedule.failed(now_s, at_least_s=outcome.retry_after_s)
+            self.memory = replace(self.memory, server_missing=outcome.ending is backup.Ending.NO_SERVER)
+            self._owe(now_s, at_least_s=outcome.retry_after_s)
+
+    def _owe(self, now_s: float, *, at_least_s: float = 0.0) -> None:
+        self.memory = replace(self.memory, pending=True)
+        self._schedule.failed(now_s, at_least_s=at_least_s)
 
     def _prove_good(self, now_s: float) -> None:
         self._good_at_s = None
         try:
             news = self._software.prove_good()
-            number = self._software.loaded().record.sealed.generation.number
+            self._good_generation = self._software.loaded().record.sealed.generation.number
         except (FlashError, IntegrityError) as error:
             self._events.append(Trouble(what=str(error)))
-            self._good_at_s = now_s + RECORD_RETRY_S
+            self._good_at_s = now_s + max(self._options.good_after_s, RECORD_RETRY_S)
             return
         if news:
-            self._events.append(ProvedGood(generation=number))
+            self._events.append(ProvedGood(generation=self._good_generation))
+        self._tell_good(now_s)
+
+    def _tell_good(self, now_s: float) -> None:
+        """The server that holds this generation is told that it is good; whether it shall hold it, the policy says."""
+        if self._good_generation == self.memory.acknowledged != 0 and not self.memory.acknowledged_good:
             self._schedule.proved_good(now_s)
 
     def _jitter(self) -> float:

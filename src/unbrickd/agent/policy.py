@@ -53,15 +53,15 @@ class Schedule:
         self._due: dict[Trigger, float] = {}
         self._first_change_s: float | None = None
         self._retry_wait_s = RETRY_FIRST_S
+        self._retry_earliest_s = now_s
         if policy.after_start_s is not None:
             self._due[Trigger.START] = now_s + policy.after_start_s
         if pending:
-            self._due[Trigger.RETRY] = now_s + min(CATCH_UP_S, policy.after_start_s or CATCH_UP_S)
+            self._due[Trigger.RETRY] = now_s + CATCH_UP_S
         if policy.period_s is not None:
-            elapsed_s = wall_s - last_success_wall_s if last_success_wall_s is not None else policy.period_s
-            if elapsed_s < 0:
-                elapsed_s = policy.period_s
-            left_s = self._period_s(jitter) - elapsed_s
+            left_s = 0.0
+            if last_success_wall_s is not None and last_success_wall_s <= wall_s:
+                left_s = last_success_wall_s + self._period_s(jitter) - wall_s
             self._due[Trigger.PERIOD] = now_s + max(left_s, CATCH_UP_S)
 
     def upgraded(self, now_s: float) -> None:
@@ -78,12 +78,19 @@ class Schedule:
         self._due[Trigger.CONFIG_CHANGE] = min(now_s + self._policy.debounce_s, latest_s)
 
     def proved_good(self, now_s: float) -> None:
-        """The server should know that the generation is good now, whatever the policy: one small exchange."""
+        """The server holds this generation and does not know yet that it is good: one small exchange."""
         self._due[Trigger.GOOD] = now_s
 
     def asked(self, now_s: float) -> None:
         """Somebody asked for a backup now."""
         self._due[Trigger.ASKED] = now_s
+
+    def server_heard(self, now_s: float) -> bool:
+        """A server announced itself: what waits to be retried is tried soon; False if nothing is."""
+        if Trigger.RETRY not in self._due:
+            return False
+        self._due[Trigger.RETRY] = min(self._due[Trigger.RETRY], max(now_s, self._retry_earliest_s))
+        return True
 
     @property
     def change_waits(self) -> bool:
@@ -115,7 +122,9 @@ class Schedule:
 
     def failed(self, now_s: float, *, at_least_s: float = 0.0) -> None:
         """Try again later, not before `at_least_s`, less and less often, for ever."""
-        self._due[Trigger.RETRY] = now_s + max(self._retry_wait_s, at_least_s)
+        wait_s = max(self._retry_wait_s, min(at_least_s, RETRY_LONGEST_S))
+        self._retry_earliest_s = now_s + max(RETRY_FIRST_S, min(at_least_s, RETRY_LONGEST_S))
+        self._due[Trigger.RETRY] = now_s + wait_s
         if Trigger.PERIOD in self._due:
             self._due[Trigger.PERIOD] = max(self._due[Trigger.PERIOD], self._due[Trigger.RETRY])
         self._retry_wait_s = min(2 * self._retry_wait_s, RETRY_LONGEST_S)

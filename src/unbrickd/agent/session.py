@@ -12,21 +12,28 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from unbrickd.agent.software import DeviceSoftware
+from unbrickd.agent.upload import Upload, UploadError
 from unbrickd.errors import FlashError, IntegrityError, RemoteProtocolError
 from unbrickd.model.manifest import GENERATION_OBJECT_ID, Manifest, SealedGeneration
 from unbrickd.model.peer import Datagram, Peer
 from unbrickd.transfer.discovery import Discovery, FoundServer
 from unbrickd.transfer.retry import Repeater
-from unbrickd.transfer.sender import Sender
 from unbrickd.wire import messages as m
-from unbrickd.wire.packet import BLOCK_OVERHEAD_BYTES, Message, Packet, decode, encode, encode_block
+from unbrickd.wire.packet import BLOCK_OVERHEAD_BYTES, Message, Packet, decode, encode
 
-SILENCE_S = 10.0
-"""A server that neither requests nor acknowledges for so long has gone (spec/protocol.md §6)."""
 MAX_BEGINNINGS = 6
 """How often one backup begins again with a server that was lost or restarted, before it is left to the policy."""
-BURST_BLOCKS = 64
-"""Blocks given out by one call of `outgoing`, so that incoming requests are looked at in between."""
+MAX_SESSION_S = 3600.0
+"""Whatever a server does, a backup ends within the hour and the policy has its say again."""
+
+
+_TRY_ANOTHER = {
+    m.ErrorCode.VERSION,
+    m.ErrorCode.NOT_AUTHENTIC,
+    m.ErrorCode.UNKNOWN_DEVICE,
+    m.ErrorCode.NOT_ACCEPTED,
+}
+"""Errors after which another server may take the backup (spec/protocol.md §4.14)."""
 
 
 class Ending(Enum):
@@ -79,9 +86,7 @@ Event = ServerFound | UploadWanted | Uploading
 class _State(Enum):
     PROBING = auto()
     OFFERING = auto()
-    STARTING = auto()
-    SENDING = auto()
-    ENDING = auto()
+    UPLOADING = auto()
     DONE = auto()
 
 
@@ -119,21 +124,26 @@ class BackupSession:
         self._session = self._transfer = 0
         self._server: FoundServer | None = None
         self._repeater = Repeater(now_s=now_s)
+        self._ends_s = now_s + MAX_SESSION_S
+        self._refused = ""
         self._backup = b""
         self._wanted: list[Manifest | None] = []
-        self._sender: Sender | None = None
-        self._end: m.DataEnd | None = None
-        self._heard_s = now_s
+        self._upload: Upload | None = None
         self._cached: tuple[int, bytes] = (-1, b"")
         self._to_send: list[Datagram] = []
         self._events: list[Event] = []
         self._uploaded: list[str] = []
-        self._bytes_sent = self._bytes_received = self._payload_bytes = self._payload_before = 0
+        self._bytes_sent = self._bytes_received = self._payload_bytes = 0
         self.outcome: Outcome | None = None
 
     @property
     def generation(self) -> int:
         return self._sealed.generation.number
+
+    @property
+    def is_good(self) -> bool:
+        """Whether this backup tells the server that the generation is good."""
+        return self._good_seal is not None
 
     # The calls
 
@@ -145,28 +155,24 @@ class BackupSession:
             return
         if self._state is _State.PROBING:
             self._discovery.receive(peer, packet.message, now_s)
-            self._choose(now_s)
         elif self._server is not None and peer == self._server.peer and packet.session == self._session:
-            self._heard_s = now_s
             self._bytes_received += len(octets)
             self._in_session(packet, now_s)
 
     def outgoing(self, now_s: float) -> list[Datagram]:
-        """Messages that are due now, at most BURST_BLOCKS DataBlocks among them."""
-        if self._state is _State.PROBING:
-            self._choose(now_s)
+        """Messages that are due now."""
+        if self._state is not _State.DONE and now_s >= self._ends_s:
+            self._finish(Ending.FAILED, why="it took too long")
         if self._state is _State.PROBING:
             self._to_send += self._discovery.outgoing(now_s)
-            self._choose(now_s)
-            if self._discovery.exhausted(now_s):
-                self._finish(Ending.NO_SERVER)
-        if self._state in (_State.OFFERING, _State.STARTING, _State.ENDING):
-            self._repeat(now_s)
-        elif self._state is _State.SENDING:
-            if now_s - self._heard_s > SILENCE_S:
-                self._begin_again("it stopped asking for blocks", now_s)
-            else:
-                self._send_blocks(now_s)
+            if self._discovery.chosen is not None:
+                self._open(self._discovery.chosen, now_s)
+            elif self._discovery.exhausted(now_s):
+                self._finish_alone()
+        if self._state is _State.OFFERING:
+            self._offer(now_s)
+        elif self._state is _State.UPLOADING:
+            self._send_upload(now_s)
         due, self._to_send = self._to_send, []
         self._bytes_sent += sum(len(octets) for _, octets in due)
         return due
@@ -177,9 +183,7 @@ class BackupSession:
             return None
         if self._state is _State.PROBING:
             return self._discovery.timer()
-        if self._state is _State.SENDING:
-            return self._heard_s if self._sender is not None and self._sender.pending else self._heard_s + SILENCE_S
-        return self._repeater.due_s
+        return self._upload.timer() if self._upload is not None else self._repeater.due_s
 
     def events(self) -> list[Event]:
         """What happened since the last call."""
@@ -188,10 +192,7 @@ class BackupSession:
 
     # Finding a server, and what it wants
 
-    def _choose(self, now_s: float) -> None:
-        found = self._discovery.chosen
-        if found is None:
-            return
+    def _open(self, found: FoundServer, now_s: float) -> None:
         self._server = found
         self._session = int.from_bytes(self._entropy(4), "big") or 1
         self._transfer = 0
@@ -199,6 +200,14 @@ class BackupSession:
         self._state = _State.OFFERING
         self._repeater = Repeater(now_s=now_s)
         self._events.append(ServerFound(server=str(found.peer)))
+
+    def _offer(self, now_s: float) -> None:
+        assert self._server is not None
+        if self._repeater.exhausted(now_s):
+            self._begin_again("it stopped answering", now_s)
+        elif self._repeater.due(now_s):
+            self._repeater.sent(now_s)
+            self._to_send.append((self._server.peer, self._backup))
 
     def _signed_backup(self, cookie: bytes) -> bytes:
         generation = self._sealed.generation
@@ -218,20 +227,35 @@ class BackupSession:
     def _in_session(self, packet: Packet, now_s: float) -> None:
         message = packet.message
         if isinstance(message, m.Error):
-            self._error(message, now_s)
+            if packet.transfer in (0, self._transfer):
+                self._error(message, now_s)
         elif isinstance(message, m.BackupAck):
-            if self._state is _State.OFFERING and message.generation == self._sealed.generation.number:
+            if self._state is _State.OFFERING and message.generation == self.generation:
                 self._backup_ack(message, now_s)
-        elif packet.transfer == self._transfer:
-            self._in_transfer(message, now_s)
+        elif self._upload is not None and packet.transfer == self._upload.transfer:
+            self._in_upload(self._upload, message, now_s)
 
     def _error(self, error: m.Error, now_s: float) -> None:
+        assert self._server is not None
         if error.code in (m.ErrorCode.COOKIE, m.ErrorCode.NO_SESSION):
             self._begin_again(error.name, now_s)
         elif error.retry_after_s:
             self._finish(Ending.FAILED, why=error.text or error.name, retry_after_s=error.retry_after_s)
+        elif error.code in _TRY_ANOTHER:
+            self._refused = error.text or error.name
+            self._discovery.avoid(self._server.peer, now_s=now_s)
+            self._begin_again(self._refused, now_s)
         else:
             self._finish(Ending.REFUSED, why=error.text or error.name)
+
+    def _finish_alone(self) -> None:
+        """Nobody answered who takes this backup; what is known of those who did not is the better reason."""
+        if self._refused:
+            self._finish(Ending.REFUSED, why=self._refused)
+        elif self._discovery.busy_s:
+            self._finish(Ending.FAILED, why="the server is busy", retry_after_s=self._discovery.busy_s)
+        else:
+            self._finish(Ending.NO_SERVER)
 
     def _backup_ack(self, ack: m.BackupAck, now_s: float) -> None:
         if ack.committed:
@@ -246,106 +270,68 @@ class BackupSession:
     # Transfers
 
     def _start_next(self, now_s: float) -> None:
-        self._sender = None
-        self._end = None
-        self._cached = (-1, b"")
-        self._payload_before = self._payload_bytes
-        if self._wanted:
-            self._transfer += 1
-            self._state = _State.STARTING
-            self._repeater = Repeater(now_s=now_s)
-        else:
+        """Upload what is first among what is wanted."""
+        if not self._wanted:
             # Everything was taken, but the word that it is committed was lost: ask.
             self._begin_again("it did not say that the backup is kept", now_s)
-
-    def _object(self) -> tuple[int, int, bytes, str]:
-        """(component id, length, digest, version) of what is being sent."""
-        manifest = self._wanted[0]
-        if manifest is None:
-            return GENERATION_OBJECT_ID, len(self._sealed.document), self._sealed.digest, ""
-        return manifest.component_id, manifest.length_bytes, manifest.image_digest, manifest.version
-
-    def _max_block_bytes(self) -> int:
+            return
         assert self._server is not None
-        return min(self._server.max_message_bytes, self._max_message_bytes) - BLOCK_OVERHEAD_BYTES
-
-    def _data_start(self) -> m.DataStart:
-        component_id, length, digest, version = self._object()
-        return m.DataStart(
+        manifest = self._wanted[0]
+        sealed = self._sealed
+        component_id, length, digest, version = (
+            (GENERATION_OBJECT_ID, len(sealed.document), sealed.digest, "")
+            if manifest is None
+            else (manifest.component_id, manifest.length_bytes, manifest.image_digest, manifest.version)
+        )
+        start = m.DataStart(
             component_id=component_id,
-            max_block_bytes=self._max_block_bytes(),
-            generation=self._sealed.generation.number,
+            max_block_bytes=min(self._server.max_message_bytes, self._max_message_bytes) - BLOCK_OVERHEAD_BYTES,
+            generation=self.generation,
             length_bytes=length,
             digest=digest,
             version=version,
         )
+        self._transfer += 1
+        self._cached = (-1, b"")
+        self._upload = Upload(start, self._read, session=self._session, transfer=self._transfer, now_s=now_s)
+        self._state = _State.UPLOADING
 
-    def _in_transfer(self, message: Message, now_s: float) -> None:
-        if isinstance(message, m.DataStartAck) and self._state is _State.STARTING:
-            if message.status is m.StartStatus.HELD:
-                self._transfer_done(committed=message.committed, now_s=now_s)
-            elif message.block_bytes <= self._max_block_bytes():
-                self._sender = Sender(length_bytes=self._object()[1], block_bytes=message.block_bytes)
-                self._state = _State.SENDING
-        elif isinstance(message, m.BlockRequest) and self._sender is not None:
-            try:
-                self._sender.request(message)
-            except RemoteProtocolError as error:
-                self._send(m.Error(code=error.wire_code, about=message.TYPE, text=str(error)))
-                self._finish(Ending.FAILED, why=str(error))
-                return
-            self._state = _State.SENDING
-        elif isinstance(message, m.DataEndAck) and self._sender is not None:
-            if message.status is m.EndStatus.VERIFIED:
-                self._transfer_done(committed=message.committed, now_s=now_s)
-            elif message.status is m.EndStatus.REFUSED:
-                self._finish(Ending.FAILED, why="what arrived was not what was announced")
-            else:
-                self._state = _State.SENDING
-
-    def _transfer_done(self, *, committed: bool, now_s: float) -> None:
+    def _in_upload(self, upload: Upload, message: Message, now_s: float) -> None:
+        try:
+            upload.receive(message, now_s)
+        except RemoteProtocolError as error:
+            self._send(m.Error(code=error.wire_code, about=message.TYPE, text=str(error)))
+            self._finish(Ending.FAILED, why=str(error))
+        except UploadError as error:
+            self._finish(Ending.FAILED, why=str(error))
+        if not upload.done:
+            return
         manifest = self._wanted.pop(0)
         if manifest is not None:
             self._uploaded.append(manifest.name)
-        if committed:
+        if upload.committed:
             self._finish(Ending.COMMITTED)
         else:
             self._start_next(now_s)
 
-    def _send_blocks(self, now_s: float) -> None:
-        assert self._server is not None and self._sender is not None
-        sent = 0
-        while sent < BURST_BLOCKS and (block := self._sender.next_block()) is not None:
-            try:
-                payload = self._read(block.offset_bytes, block.length_bytes)
-            except (FlashError, IntegrityError) as error:
-                self._finish(Ending.FAILED, why=str(error))
-                return
-            octets = encode_block(
-                session=self._session,
-                transfer=self._transfer,
-                request=block.request,
-                offset_bytes=block.offset_bytes,
-                payload=payload,
-            )
-            self._to_send.append((self._server.peer, octets))
-            self._payload_bytes += len(payload)
-            sent += 1
+    def _send_upload(self, now_s: float) -> None:
+        assert self._server is not None and self._upload is not None
+        upload = self._upload
+        before = upload.sent_bytes
+        try:
+            self._to_send += [(self._server.peer, octets) for octets in upload.outgoing(now_s)]
+        except UploadError as error:
+            self._begin_again(str(error), now_s)
+            return
+        except (FlashError, IntegrityError) as error:
+            self._finish(Ending.FAILED, why=str(error))
+            return
+        self._payload_bytes += upload.sent_bytes - before
         manifest = self._wanted[0]
-        if sent and manifest is not None:
+        if upload.sent_bytes > before and manifest is not None:
             self._events.append(
-                Uploading(
-                    component=manifest.name,
-                    sent_bytes=self._payload_bytes - self._payload_before,
-                    length_bytes=manifest.length_bytes,
-                )
+                Uploading(component=manifest.name, sent_bytes=upload.sent_bytes, length_bytes=manifest.length_bytes)
             )
-        request = self._sender.end_due()
-        if request is not None:
-            self._end = m.DataEnd(request=request, blocks_sent=self._sender.blocks_sent)
-            self._state = _State.ENDING
-            self._repeater = Repeater(now_s=now_s)
-            self._repeat(now_s)
 
     def _read(self, offset_bytes: int, length_bytes: int) -> bytes:
         """A block of what is being sent; blocks that straddle erase blocks are put together."""
@@ -361,28 +347,15 @@ class BackupSession:
             octets += self._cached[1][start : start + length_bytes - len(octets)]
         return octets
 
-    # Repeating, beginning again, ending
-
-    def _repeat(self, now_s: float) -> None:
-        if self._repeater.exhausted(now_s):
-            self._begin_again("it stopped answering", now_s)
-        elif self._repeater.due(now_s):
-            self._repeater.sent(now_s)
-            if self._state is _State.OFFERING:
-                assert self._server is not None
-                self._to_send.append((self._server.peer, self._backup))
-            elif self._state is _State.STARTING:
-                self._send(self._data_start())
-            elif self._end is not None:
-                self._send(self._end)
+    # Beginning again, ending
 
     def _begin_again(self, why: str, now_s: float) -> None:
-        """The server was lost, restarted, or unclear: probe; what it has already it will not ask for again."""
+        """The server was lost, restarted, or refused: probe; what one has already it will not ask for again."""
         self._beginnings += 1
         if self._beginnings >= MAX_BEGINNINGS:
             self._finish(Ending.FAILED, why=why)
             return
-        self._sender = None
+        self._upload = None
         self._server = None
         self._state = _State.PROBING
         self._discovery.restart(now_s)
@@ -391,7 +364,7 @@ class BackupSession:
         self._state = _State.DONE
         self.outcome = Outcome(
             ending=ending,
-            generation=self._sealed.generation.number,
+            generation=self.generation,
             why=why,
             retry_after_s=retry_after_s,
             uploaded=tuple(dict.fromkeys(self._uploaded)),

@@ -16,7 +16,7 @@ from unbrickd.model.manifest import ComponentKind, Generation, Manifest, SealedG
 from unbrickd.seal.authority import check_authority
 from unbrickd.seal.content import seal_erase_block
 from unbrickd.seal.generation import good_seal, seal_generation
-from unbrickd.seal.manifest import build_manifest
+from unbrickd.seal.manifest import build_manifest, verify_erase_block
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +55,7 @@ class DeviceSoftware:
         Raises IntegrityError if such firmware may not run here: flash is as it is, the record stays. A power cut
         leaves the old record or the new one.
         """
+        assert all(self.device.slot(component_id) for component_id in installed), "a component without a slot"
         loaded = self.device.record.load()
         before = loaded.record if loaded is not None else None
         number = before.counter + 1 if before is not None else 1
@@ -102,8 +103,12 @@ class DeviceSoftware:
     def prove_good(self) -> bool:
         """The device has run its generation long enough; True if that is news. Raises the rollback floor if it must.
 
+        Raises IntegrityError if flash does not hold what the boot record names: then something else has run.
         The mark comes first, because a raised floor with a generation that is not good could refuse its own fallback.
         """
+        changed = self.changed()
+        if changed:
+            raise IntegrityError(f"{', '.join(changed)}: not what the boot record names", code="changed")
         loaded = self.loaded()
         if not loaded.is_good:
             self.device.record.mark(JournalEntry.GOOD)
@@ -129,13 +134,13 @@ class DeviceSoftware:
         assert slot is not None, "the record names components of this device"
         block = manifest.geometry.erase_block(index)
         octets = slot.flash.read(block.offset_bytes, manifest.content_bytes(index))
+        if not verify_erase_block(manifest, index, octets, self.device.keys.content):
+            raise IntegrityError(f"{manifest.name} is not what the boot record names", code="changed")
         if not manifest.sealed:
             return octets
-        digest, ciphertext = seal_erase_block(
+        _, ciphertext = seal_erase_block(
             self.device.keys.content, component_id=manifest.component_id, index=index, plaintext=octets
         )
-        if digest != manifest.digests[index]:
-            raise IntegrityError(f"{manifest.name} changed while it was being backed up", code="changed")
         return ciphertext
 
     def _describe(self, slot: ComponentSlot, installed: Installed, number: int) -> Manifest:

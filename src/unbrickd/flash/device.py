@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from unbrickd.errors import FlashError
 from unbrickd.flash.interface import Flash
 from unbrickd.flash.record import RecordStore
-from unbrickd.model.geometry import Geometry
+from unbrickd.model.geometry import EraseBlock, Geometry
 from unbrickd.model.manifest import ComponentKind, Manifest
 from unbrickd.seal.keys import ContentKeys, DeviceKeys
 from unbrickd.seal.manifest import verify_erase_block
@@ -36,12 +37,18 @@ class ComponentSlot:
         )
 
     def damaged(self, manifest: Manifest, keys: ContentKeys) -> tuple[int, ...]:
-        """Indexes of the erase blocks that do not hold what the manifest says. Needs one erase block of memory."""
-        return tuple(
-            block.index
-            for block, length in manifest.erase_blocks()
-            if not verify_erase_block(manifest, block.index, self.flash.read(block.offset_bytes, length), keys)
-        )
+        """Indexes of the erase blocks that do not hold what the manifest says, or cannot be read.
+
+        Needs one erase block of memory.
+        """
+        return tuple(b.index for b, length in manifest.erase_blocks() if not self._holds(manifest, b, length, keys))
+
+    def _holds(self, manifest: Manifest, block: EraseBlock, length_bytes: int, keys: ContentKeys) -> bool:
+        try:
+            octets = self.flash.read(block.offset_bytes, length_bytes)
+        except FlashError:
+            return False
+        return verify_erase_block(manifest, block.index, octets, keys)
 
     def _covering(self, length_bytes: int) -> Geometry:
         return self.flash.geometry.cut(offset_bytes=0, length_bytes=length_bytes)

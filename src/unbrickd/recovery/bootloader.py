@@ -48,9 +48,11 @@ class Bootloader:
         self._ring_frames = ring_frames
         self._events: list[events.Event] = []
         self._light = Light.OFF
-        self._went_back_from = 0
+        self._failed_generation = 0
         self._session: RestoreSession | None = None
         self._retry_at_s: float | None = None
+        self._boot_anyway_at_s: float | None = None
+        self._offered = False
         self.booting: events.Booting | None = None
         self.peak_ram_bytes = 0
         self._check(button=button, now_s=now_s)
@@ -74,7 +76,7 @@ class Bootloader:
             return []
         due = self._session.outgoing(now_s)
         self._follow(now_s)
-        if self._session is not None and now_s >= self._boot_anyway_at_s:
+        if self._session is not None and self._boot_anyway_at_s is not None and now_s >= self._boot_anyway_at_s:
             self._boot_as_it_is(now_s)
             return []
         return due
@@ -83,8 +85,8 @@ class Bootloader:
         """When to call `outgoing` again though nothing arrived."""
         if self._session is None:
             return self._retry_at_s
-        due_s = self._session.timer()
-        return self._boot_anyway_at_s if due_s is None else min(due_s, self._boot_anyway_at_s)
+        times = [t for t in (self._session.timer(), self._boot_anyway_at_s) if t is not None]
+        return min(times, default=None)
 
     def events(self) -> list[events.Event]:
         """What happened since the last call."""
@@ -106,9 +108,8 @@ class Bootloader:
             self._boot(findings)
 
     def _restore(self, findings: Findings, decision: Decision, now_s: float) -> None:
-        self._findings = findings
         if decision.reason is Reason.BOOT_FAILED and findings.loaded is not None:
-            self._went_back_from = findings.loaded.record.sealed.generation.number
+            self._failed_generation = findings.loaded.record.sealed.generation.number
         self._session = RestoreSession(
             self._device,
             findings,
@@ -119,12 +120,14 @@ class Bootloader:
             max_message_bytes=self._max_message_bytes,
             ring_frames=self._ring_frames,
         )
-        self._wait_on(now_s)
+        self._boot_anyway_at_s = now_s + self._policy.wait_s if findings.bootable else None
+        self._offered = False
         self._show(Light.START_SERVER)
 
     def _wait_on(self, now_s: float) -> None:
         """There is hope: what may boot as it is waits for a server from now on, what may not waits for ever."""
-        self._boot_anyway_at_s = now_s + self._policy.wait_s if self._findings.bootable else float("inf")
+        if self._boot_anyway_at_s is not None:
+            self._boot_anyway_at_s = now_s + self._policy.wait_s
 
     def _follow(self, now_s: float) -> None:
         """Pass the session's events on, set the light by them, and go on when it has ended."""
@@ -133,8 +136,13 @@ class Bootloader:
         self.peak_ram_bytes = max(self.peak_ram_bytes, session.ram_bytes)
         for event in session.events():
             self._events.append(event)
-            if isinstance(event, events.OfferTaken | events.EraseBlockRestored):
+            if isinstance(event, events.OfferTaken):
                 self._show(Light.RESTORING)
+                # Once only: a server that offers and never delivers must not put off the boot for ever.
+                if not self._offered:
+                    self._offered = True
+                    self._wait_on(now_s)
+            elif isinstance(event, events.EraseBlockRestored):
                 self._wait_on(now_s)
             elif isinstance(event, events.ServerGivenUp):
                 self._show(Light.FAILED if event.refused else Light.START_SERVER)
@@ -159,21 +167,21 @@ class Bootloader:
         findings = check_flash(self._device)
         if findings.bootable:
             self._session = None
-            self._went_back_from = 0
             self._boot(findings)
         else:
-            self._boot_anyway_at_s = float("inf")
+            self._boot_anyway_at_s = None
 
     def _boot(self, findings: Findings) -> None:
         assert findings.bootable and findings.loaded is not None, "nothing unverified is ever booted"
         with suppress(FlashError, IntegrityError):  # a boot that is not counted is better than no boot
             self._device.record.mark(JournalEntry.ATTEMPT)
         self._show(Light.BOOTED)
+        number = findings.loaded.record.sealed.generation.number
         self.booting = events.Booting(
-            generation=findings.loaded.record.sealed.generation.number,
+            generation=number,
             firmware_version=next(c.version for c in findings.components if c.kind is ComponentKind.FIRMWARE),
             config_default=findings.config_damaged,
-            went_back_from=self._went_back_from,
+            went_back_from=self._failed_generation if self._failed_generation != number else 0,
         )
         self._events.append(self.booting)
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from unbrickd.errors import FlashError, IntegrityError
+from unbrickd.errors import IntegrityError
 from unbrickd.flash.device import DeviceFlash
-from unbrickd.flash.record import LoadedRecord
-from unbrickd.model.manifest import ComponentKind
+from unbrickd.flash.record import BootRecord, LoadedRecord
+from unbrickd.model.manifest import ComponentKind, SealedGeneration
 from unbrickd.seal.authority import check_authority
 
 
@@ -78,6 +78,24 @@ class Decision:
         return self.reason is not Reason.SOUND
 
 
+def check_generation(device: DeviceFlash, sealed: SealedGeneration, *, rollback_floor: int) -> None:
+    """Raises IntegrityError unless a generation that this device sealed may run on it.
+
+    Its firmware must be there and have authority (`seal.authority`), and every component must fit the flash layout.
+    """
+    generation = sealed.generation
+    check_authority(device.keys.identity, generation, rollback_floor=rollback_floor)
+    if not any(c.kind is ComponentKind.FIRMWARE for c in generation.components):
+        raise IntegrityError(f"generation {generation.number} names no firmware", code="layout")
+    for manifest in generation.components:
+        slot = device.slot(manifest.component_id)
+        if slot is None or not slot.takes(manifest):
+            raise IntegrityError(
+                f"component {manifest.name} of generation {generation.number} does not fit this device's flash layout",
+                code="layout",
+            )
+
+
 def check_flash(device: DeviceFlash) -> Findings:
     """Read and verify all of it. Flash that cannot be read counts as damaged. Writes nothing."""
     loaded = device.record.load()
@@ -86,19 +104,14 @@ def check_flash(device: DeviceFlash) -> Findings:
     generation = loaded.record.sealed.generation
     refused = ""
     try:
-        check_authority(device.keys.identity, generation, rollback_floor=loaded.record.rollback_floor)
+        check_generation(device, loaded.record.sealed, rollback_floor=loaded.record.rollback_floor)
     except IntegrityError as error:
         refused = str(error)
     components = []
     for manifest in generation.components:
         slot = device.slot(manifest.component_id)
         if slot is None or not slot.takes(manifest):
-            refused = refused or f"component {manifest.name!r} does not fit the flash layout of this device"
             continue
-        try:
-            damaged = slot.damaged(manifest, device.keys.content)
-        except FlashError:
-            damaged = tuple(range(manifest.geometry.count))
         components.append(
             ComponentFinding(
                 component_id=manifest.component_id,
@@ -106,18 +119,30 @@ def check_flash(device: DeviceFlash) -> Findings:
                 kind=manifest.kind,
                 version=manifest.version,
                 erase_blocks=manifest.geometry.count,
-                damaged=damaged,
+                damaged=slot.damaged(manifest, device.keys.content),
             )
         )
     return Findings(loaded=loaded, components=tuple(components), refused=refused)
 
 
 def reject(rejected: tuple[int, int], number: int) -> tuple[int, int]:
-    """The rejected generations with one more: a longer range when it lies right below, else a new range."""
+    """The rejected generations with one more. There is one range, and what lies in it is never chosen.
+
+    Below it, the range grows down to there: what lies between was passed over as not held or not good. Right above, it
+    grows by one. Further above there may be good ones in between, so a new range begins.
+    """
     lowest, highest = rejected
     if lowest <= number <= highest:
         return rejected
-    return (number, highest) if number < lowest else (number, number)
+    if number < lowest:
+        return number, highest
+    return (lowest if highest and number == highest + 1 else number), number
+
+
+def named_again(record: BootRecord) -> Decision:
+    """Mend what the boot record names, whatever called for another generation."""
+    rejected = record.rejected_from, record.rejected_to
+    return Decision(reason=Reason.DAMAGED, named=record.sealed.generation.number, rejected=rejected)
 
 
 def decide(findings: Findings, *, button: bool, boot_limit: int) -> Decision:
@@ -133,5 +158,5 @@ def decide(findings: Findings, *, button: bool, boot_limit: int) -> Decision:
     if findings.loaded.failed_boots >= boot_limit:
         return Decision(reason=Reason.BOOT_FAILED, rejected=reject(rejected, number))
     if findings.damaged:
-        return Decision(reason=Reason.DAMAGED, named=number, rejected=rejected)
+        return named_again(record)
     return Decision(reason=Reason.SOUND)

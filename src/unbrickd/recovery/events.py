@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from unbrickd.recovery.check import Decision, Findings
 from unbrickd.recovery.light import Light
+from unbrickd.recovery.offer import Choice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,11 +41,15 @@ class ServerGivenUp:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfferTaken:
-    """What will be restored: per component (name, erase blocks to fetch, erase blocks in all, bytes to fetch)."""
+    """What will be restored: per component (name, erase blocks to fetch, erase blocks in all, bytes to fetch).
+
+    is_named: whether it is the generation that the boot record asked for; choices: per component, why (R21).
+    """
 
     generation: int
     is_named: bool
     components: tuple[tuple[str, int, int, int], ...]
+    choices: tuple[Choice, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +74,11 @@ class Restored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Booting:
-    """The end: this generation is started; `config_default` if the configuration is damaged and left out."""
+    """The end: this generation is started.
+
+    config_default: the configuration is damaged and left out; went_back_from: the generation that failed to boot too
+    often and was left for this one, or 0.
+    """
 
     generation: int
     firmware_version: str

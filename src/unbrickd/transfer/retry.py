@@ -21,6 +21,7 @@ class Repeater:
 
     @property
     def due_s(self) -> float:
+        """When it is to be sent again or, after the last try, counts as unanswered."""
         return self._due_s
 
     def due(self, now_s: float) -> bool:
@@ -35,3 +36,8 @@ class Repeater:
         self._wait_s = min(2 * self._wait_s, LONGEST_WAIT_S)
         if self._left is not None:
             self._left -= 1
+
+    def hurry(self, at_s: float) -> None:
+        """Send the next try at that time, if there is one and that is sooner."""
+        if self._left != 0:
+            self._due_s = min(self._due_s, at_s)

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bringing flash to a generation: what differs, erase block by erase block, and the boot record last (R21 to R23).
+
+Knows no network: erase blocks come in as they were moved. Nothing is programmed that is not, to the byte, what the
+manifest says, and nothing counts before it was read back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from unbrickd.errors import IntegrityError
+from unbrickd.flash.device import DeviceFlash
+from unbrickd.flash.record import BootRecord
+from unbrickd.flash.write import write_erase_block
+from unbrickd.model.manifest import Manifest, SealedGeneration
+from unbrickd.recovery import events
+from unbrickd.recovery.check import Decision, Reason, check_generation
+from unbrickd.recovery.offer import choose, next_record
+from unbrickd.seal.content import Octets, open_erase_block
+
+
+class Installation:
+    """The way from what is in flash to `target`. Raises IntegrityError if that may not run on this device.
+
+    before: the boot record as it stands. A power cut anywhere leaves the boot record as it was, and erase blocks that
+    need not be fetched again, until `finish` has returned.
+    """
+
+    def __init__(
+        self, device: DeviceFlash, target: SealedGeneration, *, before: BootRecord | None, decision: Decision
+    ) -> None:
+        check_generation(device, target, rollback_floor=before.rollback_floor if before is not None else 0)
+        self.target = target
+        self._device = device
+        self._before = before
+        self._decision = decision
+        parts: list[tuple[Manifest, tuple[int, ...]]] = []
+        for manifest in target.generation.components:
+            slot = device.slot(manifest.component_id)
+            assert slot is not None, "check_generation made sure of it"
+            parts.append((manifest, slot.damaged(manifest, device.keys.content)))
+        self._pending = [part for part in parts if part[1]]
+        recorded = before.sealed.generation if before is not None else None
+        self.summary = events.OfferTaken(
+            generation=target.generation.number,
+            is_named=target.generation.number == decision.named,
+            components=tuple(
+                (c.name, len(differing), c.geometry.count, sum(c.content_bytes(i) for i in differing))
+                for c, differing in parts
+            ),
+            choices=tuple(
+                choose(recorded.component(c.component_id) if recorded is not None else None, c, differs=bool(differing))
+                for c, differing in parts
+            ),
+        )
+        """What is going to be done, and why."""
+
+    @property
+    def next(self) -> tuple[Manifest, tuple[int, ...]] | None:
+        """The component to fetch now and the indexes of its erase blocks that differ; None when all is there."""
+        return self._pending[0] if self._pending else None
+
+    def take(self, index: int, octets: Octets) -> events.EraseBlockRestored:
+        """One erase block of that component, as moved: verify, program, read back.
+
+        Raises IntegrityError, and nothing is touched, if it is not what the manifest says; FlashError.
+        """
+        manifest, differing = self._pending[0]
+        slot = self._device.slot(manifest.component_id)
+        assert slot is not None
+        contents = self._verified(manifest, index, octets)
+        write_erase_block(slot.flash, slot.flash.geometry.erase_block(index), bytes(contents))
+        return events.EraseBlockRestored(
+            component=manifest.name, index=index, done=differing.index(index) + 1, wanted=len(differing)
+        )
+
+    def component_done(self) -> None:
+        """All of that component was taken; it is the next one's turn."""
+        del self._pending[0]
+
+    def finish(self) -> None:
+        """Everything is in flash and was read back; now the record that makes it count. Raises FlashError."""
+        assert not self._pending
+        # Where only damage was mended, the record is right as it stands, its journal of boots included.
+        mended = self._decision.reason is Reason.DAMAGED and self._before and self._before.sealed == self.target
+        if not mended:
+            self._device.record.commit(next_record(self._before, self.target, rejected=self._decision.rejected))
+
+    def _verified(self, manifest: Manifest, index: int, octets: Octets) -> Octets:
+        """The erase block's contents, decrypted if sealed."""
+        if manifest.sealed:
+            return open_erase_block(
+                self._device.keys.content,
+                component_id=manifest.component_id,
+                index=index,
+                digest=manifest.digests[index],
+                ciphertext=octets,
+            )
+        if hashlib.sha256(octets).digest() != manifest.digests[index]:
+            raise IntegrityError(f"erase block {index} of {manifest.name} is not what was backed up", code="digest")
+        return octets
