@@ -154,7 +154,7 @@ def test_module_is_short_enough_to_read_in_one_sitting(path: Path) -> None:
 @pytest.mark.parametrize("path", WRITTEN, ids=shown)
 def test_python_file_names_its_licence_and_says_what_it_is(path: Path) -> None:
     assert path.read_text(encoding="utf-8").startswith(LICENCE_LINE + "\n")
-    if not path.name == "conftest.py":
+    if path.name != "conftest.py":
         assert ast.get_docstring(parse(path)), "it has no module docstring"
 
 

@@ -16,8 +16,24 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "src" / "unbrickd"
 
-POSIX_MODULES = "fcntl termios tty pty pwd grp resource syslog readline curses spwd crypt nis posix ossaudiodev".split()
-WINDOWS_MODULES = "msvcrt winreg _winapi winsound nt _overlapped".split()
+POSIX_MODULES = [
+    "fcntl",
+    "termios",
+    "tty",
+    "pty",
+    "pwd",
+    "grp",
+    "resource",
+    "syslog",
+    "readline",
+    "curses",
+    "spwd",
+    "crypt",
+    "nis",
+    "posix",
+    "ossaudiodev",
+]
+WINDOWS_MODULES = ["msvcrt", "winreg", "_winapi", "winsound", "nt", "_overlapped"]
 POSIX_ATTRIBUTES = {
     "os": "fork forkpty getuid geteuid getgid getegid getgroups getlogin setuid setgid setsid getpgid setpgid killpg "
     "fchmod fchown chown lchown chroot mkfifo mknod statvfs fstatvfs sync fdatasync posix_fallocate posix_fadvise "
