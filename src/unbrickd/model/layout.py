@@ -57,7 +57,8 @@ class PartitionLayout:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComponentLayout:
-    """One component. version_file: a file whose first line is the version of what is installed (real devices)."""
+    """One component. On real devices, files tell of what is installed: version_file and length_file in their first
+    line its version and its length in bytes, signature_file with the maker's signature all of it."""
 
     component_id: int
     name: str
@@ -65,6 +66,7 @@ class ComponentLayout:
     sealed: bool
     place: Place
     version_file: str = ""
+    length_file: str = ""
     signature_file: str = ""
 
 
@@ -241,6 +243,7 @@ def _components(top: TomlTable, partitions: tuple[PartitionLayout, ...]) -> tupl
             sealed=table.boolean("sealed", kind is ComponentKind.CONFIG),
             place=_place(table, partitions, name),
             version_file=table.string("version_file", ""),
+            length_file=table.string("length_file", ""),
             signature_file=table.string("signature_file", ""),
         )
         if any(c.component_id >= component.component_id for c in components):
