@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Joins the server's core to sockets and the clock: what comes goes in, what it says goes out, until told to stop.
+
+The only place that calls the core, always from one event loop, so it needs no lock. A later path for many datagrams in
+one system call (UDP_SEGMENT, UDP_GRO) belongs into `server_udp` and into `_pump`; the core stays as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from unbrickd.adapters.net.binding import Bound
+from unbrickd.adapters.net.server_tcp import TcpConnection, TcpListener
+from unbrickd.adapters.net.server_udp import UdpSocket, interfaces
+from unbrickd.errors import ConfigError
+from unbrickd.model.peer import Peer
+from unbrickd.server.events import Event
+from unbrickd.server.server import Server
+
+BURST_DATAGRAMS = 64
+"""Sent before incoming messages are looked at again."""
+TICK_S = 1.0
+"""Announce at most once a second (spec/protocol.md §4.15); interfaces and idle connections are looked at as often."""
+_ANY = ("0.0.0.0", "::")
+
+
+async def serve(
+    server: Server,
+    *,
+    udp_addresses: Sequence[tuple[str, int]],
+    tcp_addresses: Sequence[tuple[str, int]] = (),
+    announce: bool = True,
+    on_event: Callable[[Event], None],
+    on_ready: Callable[[tuple[Bound, ...]], None] = lambda _: None,
+    stop: asyncio.Event,
+) -> None:
+    """Serve until `stop` is set; then unfinished uploads are kept, so that they resume.
+
+    on_ready: is told where the server listens, once it does. announce: from sockets that are bound to all addresses.
+    The loop must be a selector loop (on Windows it is not the default). Raises ConfigError, "port-in-use" among others.
+    """
+    runner = _Runner(server, announce=announce, on_event=on_event)
+    try:
+        on_ready(await runner.open(udp_addresses, tcp_addresses))
+        await stop.wait()
+    finally:
+        await runner.close()
+
+
+class _Runner:
+    def __init__(self, server: Server, *, announce: bool, on_event: Callable[[Event], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._server = server
+        self._announce = announce
+        self._on_event = on_event
+        self._udp: list[UdpSocket] = []
+        self._tcp: list[TcpListener] = []
+        self._carriers: dict[int, UdpSocket | TcpConnection] = {}
+        self._last_channel = 0
+        self._pump_is_due = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._tick_timer: asyncio.TimerHandle | None = None
+
+    async def open(
+        self, udp_addresses: Sequence[tuple[str, int]], tcp_addresses: Sequence[tuple[str, int]]
+    ) -> tuple[Bound, ...]:
+        """A family that this host lacks is passed over, if it was only asked for by "all addresses"."""
+        bound: list[Bound] = []
+        lacking: ConfigError | None = None
+        for address in udp_addresses:
+            try:
+                udp = self._open_udp(address)
+            except ConfigError as error:
+                if error.code != "address-not-here" or address[0] not in _ANY:
+                    raise
+                lacking = error
+                continue
+            self._udp.append(udp)
+            bound.append(udp.bound)
+        for address in tcp_addresses:
+            listener = TcpListener(
+                channels=self._new_channel,
+                on_datagrams=self._received,
+                on_writable=self._pump_soon,
+                on_gone=self._gone,
+            )
+            try:
+                bound.append(await listener.listen(address))
+            except ConfigError as error:
+                if error.code != "address-not-here" or address[0] not in _ANY:
+                    raise
+                lacking = error
+                continue
+            self._tcp.append(listener)
+        if lacking is not None and not bound:
+            raise lacking
+        self._tick()
+        return tuple(bound)
+
+    def _open_udp(self, address: tuple[str, int]) -> UdpSocket:
+        return UdpSocket(
+            self._loop,
+            address,
+            channels=self._new_channel,
+            on_datagrams=self._received,
+            on_writable=self._pump_soon,
+        )
+
+    async def close(self) -> None:
+        self._server.close()
+        self._tell_events()
+        for timer in (self._timer, self._tick_timer):
+            if timer is not None:
+                timer.cancel()
+        for udp in self._udp:
+            udp.close()
+        for listener in self._tcp:
+            await listener.close()
+
+    def _new_channel(self, carrier: UdpSocket | TcpConnection) -> int:
+        self._last_channel += 1
+        self._carriers[self._last_channel] = carrier
+        return self._last_channel
+
+    # In
+
+    def _received(self, datagrams: list[tuple[Peer, bytes]]) -> None:
+        now_s = self._loop.time()
+        for peer, octets in datagrams:
+            self._server.receive(peer, octets, now_s)
+        self._pump()
+
+    def _gone(self, connection: TcpConnection) -> None:
+        del self._carriers[connection.channel]
+        if connection.peer is not None:
+            self._server.peer_gone(connection.peer)
+            self._tell_events()
+
+    # Out
+
+    def _pump(self) -> None:
+        """Send what the core has, a burst at a time; then wait for its next timer."""
+        now_s, blocked = self._loop.time(), self._blocked()
+        for _ in range(BURST_DATAGRAMS):
+            datagram = self._server.next_datagram(now_s, blocked)
+            if datagram is None:
+                break
+            self._send(*datagram)
+        else:
+            self._pump_soon()
+        self._tell_events()
+        self._arm_timer()
+
+    def _send(self, peer: Peer, octets: bytes) -> None:
+        carrier = self._carriers.get(peer.channel)
+        if isinstance(carrier, UdpSocket):
+            carrier.send(peer, octets)
+        elif carrier is not None:
+            carrier.send(octets)
+
+    def _blocked(self) -> frozenset[int]:
+        return frozenset(channel for channel, carrier in self._carriers.items() if carrier.is_blocked)
+
+    def _pump_soon(self) -> None:
+        if not self._pump_is_due:
+            self._pump_is_due = True
+            self._loop.call_soon(self._pump_now)
+
+    def _pump_now(self) -> None:
+        self._pump_is_due = False
+        self._pump()
+
+    def _tell_events(self) -> None:
+        for event in self._server.events():
+            self._on_event(event)
+
+    # Time
+
+    def _arm_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        due_s = self._server.timer()
+        self._timer = None if due_s is None else self._loop.call_at(due_s, self._timer_is_due)
+
+    def _timer_is_due(self) -> None:
+        # The loop may call a hair early, by its clock's resolution; the core must see that the time has come.
+        due_s = self._server.timer()
+        self._server.handle_timer(self._loop.time() if due_s is None else max(due_s, self._loop.time()))
+        self._pump()
+
+    def _tick(self) -> None:
+        self._tick_timer = self._loop.call_later(TICK_S, self._tick)
+        here = interfaces()
+        for udp in self._udp:
+            udp.join(here)
+            if self._announce:
+                udp.announce(self._server.announce(), here)
+        for listener in self._tcp:
+            listener.close_idle()
