@@ -1,7 +1,8 @@
 # Two commands do everything on a fresh machine with Python 3.11, pip and make:
 #   make demo    the main job, in a terminal, in under a minute
 #   make test    every test that takes less than ten minutes
-# More: make check (format, lint, types, quick tests), make bench, make requirements, make clean.
+# More: make check (format, lint, types, quick tests), make bench, make requirements, make clean, and
+# make demo-real, the demo with a Linux kernel in a FIT image, made from Debian packages (on Debian and Ubuntu).
 
 PYTHON ?= python3
 VENV   := .venv
@@ -12,10 +13,14 @@ BIN    := $(VENV)/bin
 endif
 READY  := $(VENV)/ready
 
-.PHONY: demo test check format bench requirements clean
+.PHONY: demo demo-real test check format bench requirements clean
 
 demo: $(READY)
 	$(BIN)/unbrickd demo $(DEMO_ARGS)
+
+demo-real: $(READY)
+	real=$$(tools/real_firmware.sh) && \
+	  $(BIN)/unbrickd demo --firmware "$$real/firmware.itb" --config "$$real/config.tar.gz" $(DEMO_ARGS)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n auto $(TEST_ARGS)
