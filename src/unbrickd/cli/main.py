@@ -36,6 +36,9 @@ COMMANDS: dict[str, str] = {
     "delete": "unbrickd.cli.delete",
     "pin": "unbrickd.cli.pin",
     "unpin": "unbrickd.cli.unpin",
+    "keys": "unbrickd.cli.keys",
+    "agent": "unbrickd.cli.agent",
+    "recover": "unbrickd.cli.recover",
 }
 """Command → the module that is it, in the order of the help. To add a command, add a line."""
 
