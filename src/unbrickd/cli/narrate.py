@@ -41,8 +41,8 @@ def sentence(event: Event) -> str:
             return f"restoring generation {event.generation}: " + (", ".join(wanted) or "nothing differs")
         case r.Restored():
             return (
-                f"restored generation {event.generation}: {size_text(event.payload_bytes)} fetched and verified, "
-                f"boot record written"
+                f"restored generation {event.generation}: "
+                f"{size_text(event.payload_bytes)} fetched, verified and read back"
             )
         case r.Booting():
             return _booting(event)
