@@ -136,6 +136,7 @@ def test_loop_torn_upgrade_goes_back_to_what_ran_before() -> None:
     router.chip.cut_power(at=router.chip.operations + 40, phase=Phase.TORN)
     with pytest.raises(PowerCut):
         router.install_firmware(image(77, FIRMWARE_BYTES), "2.0")
+    router.lose_power()
     booting = home.boot()
     assert (booting.generation, booting.firmware_version) == (1, "1.0")
     home.assert_whole()
@@ -395,7 +396,7 @@ def random_story(seed: int) -> Household:
                 )
                 with suppress(PowerCut):
                     write_image(home.router.partition("firmware"), image(seed * 100 + chapter, FIRMWARE_BYTES))
-                home.router.chip.power_on()
+                home.router.lose_power()
             if what == "damage":
                 home.router.damage("firmware", *rng.sample(range(8), rng.randrange(1, 9)))
                 home.router.damage("config", *rng.sample(range(2), rng.randrange(0, 3)))

@@ -153,8 +153,12 @@ class SimDevice:
 
     def switch_on(self, now_s: float, *, button: bool = False) -> None:
         assert self.power is Power.OFF
-        self.chip.power_on()
         self._start_bootloader(now_s, button=button)
+
+    def lose_power(self) -> None:
+        """What follows a PowerCut; one that came out of a method of this class is for the caller to follow up."""
+        self.switch_off()
+        self.chip.power_on()
 
     def switch_off(self) -> None:
         self.power = Power.OFF
@@ -233,7 +237,7 @@ class SimDevice:
         try:
             act()
         except PowerCut:
-            self.switch_off()
+            self.lose_power()
 
     def _start_bootloader(self, now_s: float, *, button: bool) -> None:
         def start() -> None:
