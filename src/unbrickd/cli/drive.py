@@ -25,10 +25,14 @@ class _Machine(Protocol):
     def timer(self) -> float | None: ...
 
 
-def _turn(machine: _Machine, link: DeviceLink) -> None:
-    """Send what is due, then take what comes until the next thing is due, or for a tick."""
+def _send(machine: _Machine, link: DeviceLink) -> None:
     for peer, octets in machine.outgoing(time.monotonic()):
         link.send(peer, octets)
+
+
+def _turn(machine: _Machine, link: DeviceLink) -> None:
+    """Send what is due, then take what comes until the next thing is due, or for a tick."""
+    _send(machine, link)
     due_s = machine.timer()
     wait_s = TICK_S if due_s is None else min(TICK_S, max(0.0, due_s - time.monotonic()))
     for peer, octets in link.receive(wait_s):
@@ -43,6 +47,7 @@ def run_bootloader(
         for event in bootloader.events():
             on_event(event)
         if bootloader.booting is not None or stop():
+            _send(bootloader, link)
             return bootloader.booting
         _turn(bootloader, link)
 

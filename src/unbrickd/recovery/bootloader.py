@@ -50,6 +50,7 @@ class Bootloader:
         self._light = Light.OFF
         self._failed_generation = 0
         self._session: RestoreSession | None = None
+        self._last_words: list[Datagram] = []
         self._retry_at_s: float | None = None
         self._boot_anyway_at_s: float | None = None
         self._offered = False
@@ -68,13 +69,14 @@ class Bootloader:
             self._follow(now_s)
 
     def outgoing(self, now_s: float) -> list[Datagram]:
-        """Every message that is due now."""
+        """Every message that is due now; once more when `booting` is set, so that the server hears that all came."""
         if self._retry_at_s is not None and now_s >= self._retry_at_s:
             self._retry_at_s = None
             self._check(button=False, now_s=now_s)
+        due, self._last_words = self._last_words, []
         if self._session is None:
-            return []
-        due = self._session.outgoing(now_s)
+            return due
+        due += self._session.outgoing(now_s)
         self._follow(now_s)
         if self._session is not None and self._boot_anyway_at_s is not None and now_s >= self._boot_anyway_at_s:
             self._boot_as_it_is(now_s)
@@ -150,6 +152,7 @@ class Bootloader:
             self._session = None
             self._flash_failed(session.flash_failure, now_s)
         elif session.restored is not None:
+            self._last_words = session.outgoing(now_s)
             self._session = None
             self._check(button=False, now_s=now_s)
 
