@@ -33,15 +33,15 @@ _Kind = TypeVar("_Kind", bound=Message)
 
 
 class TracedServer:
-    """A server over a store in memory; time stands still unless `now_s` is set."""
+    """A server over a store in memory, or over `vault`; time stands still unless `now_s` is set."""
 
-    def __init__(self, limits: ServerLimits | None = None) -> None:
+    def __init__(self, limits: ServerLimits | None = None, *, vault: Vault | None = None) -> None:
         self.now_s = 1000.0
         self.limits = limits or ServerLimits()
         self.blobs = MemoryBlobStore(self.clock)
         self.documents = MemoryDocumentStore(self.clock)
         self.catalogue = MemoryCatalogue()
-        self.vault = Vault(self.blobs, self.documents, self.catalogue, self.clock)
+        self.vault = vault or Vault(self.blobs, self.documents, self.catalogue, self.clock)
         self.starts = 0
         self.server = self._started()
 
