@@ -114,7 +114,7 @@ def _hand_back(device: RealDevice, narrator: Narrator) -> None:
             continue
         narrator.say("HandedBack", text=f"{slot.name} handed back to its command", component=slot.name)
         flash.load()
-        if slot.damaged(manifest, device.flash.keys.content):
+        if flash.length_bytes != manifest.length_bytes or slot.damaged(manifest, device.flash.keys.content):
             raise IntegrityError(
                 f"{slot.name} was restored, but its command does not print again what it was given",
                 code="verify",
