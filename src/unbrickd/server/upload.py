@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable
 from typing import Protocol
 
+from unbrickd.errors import StorageError
 from unbrickd.model.codec import decode_generation
 from unbrickd.model.manifest import Manifest, SealedGeneration
 from unbrickd.server.limits import REOPEN_S, SILENCE_S, ServerLimits
@@ -77,7 +78,11 @@ class ImageSink:
         self._vault = vault
         self._manifest = manifest
         self._upload = vault.stage(device_id, manifest)
-        self._missing = segments_of(manifest, vault.missing(self._upload, manifest))
+        try:
+            self._missing = segments_of(manifest, vault.missing(self._upload, manifest))
+        except StorageError:
+            self._upload.suspend()
+            raise
         self.held_bytes = manifest.length_bytes - sum(s.length_bytes for s in self._missing)
 
     def missing(self) -> tuple[Segment, ...]:

@@ -197,7 +197,11 @@ class Vault:
         Raises IntegrityError, and keeps the upload as it is, if an erase block is wrong. Power cut: the image shows
         whole or not at all.
         """
-        wrong = self.missing(upload, manifest)
+        try:
+            wrong = self.missing(upload, manifest)
+        except BaseException:
+            upload.suspend()
+            raise
         if wrong:
             upload.suspend()
             raise IntegrityError(

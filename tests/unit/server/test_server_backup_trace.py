@@ -330,3 +330,30 @@ def test_backup_replies_are_bounded_when_the_network_takes_none(device: TracedDe
     for _ in range(100):
         lab.server.receive(device.peer, octets, lab.now_s)
     assert len(lab.drain()) == 8
+
+
+@pytest.mark.parametrize("when", ["started", "ended"])
+def test_backup_whose_upload_cannot_be_read_leaves_it_free_for_the_next(
+    lab: TracedServer, device: TracedDevice, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    def fail(*_: object) -> list[int]:
+        raise StorageError("the disk does not answer", code="io")
+
+    device.make(1, FIRMWARE_1, CONFIG_1)
+    device.probe()
+    device.ask(device.backup(), m.BackupAck)
+    device.upload(GENERATION_OBJECT_ID, 1)
+    if when == "started":
+        filled = lab.vault.stage
+        monkeypatch.setattr(
+            lab.vault, "stage", lambda *a: (filled(*a), monkeypatch.setattr(lab.vault, "missing", fail))[0]
+        )
+        answers = device.say(device.data_start(FIRMWARE), transfer=2)
+    else:
+        _, *asked = device.say(device.data_start(FIRMWARE), transfer=2)
+        monkeypatch.setattr(lab.vault, "missing", fail)
+        _, answers = device.send_blocks(FIRMWARE, 2, asked)
+    assert {p.message.code for p in answers if isinstance(p.message, m.Error)} == {m.ErrorCode.STORAGE}
+    monkeypatch.undo()
+    device.back_up()
+    assert lab.vault.newest_good(device.device_id) is not None
