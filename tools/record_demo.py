@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import re
 import struct
 import sys
 import termios
@@ -75,7 +76,8 @@ def main() -> int:
     console = Console(record=True, width=COLUMNS, file=open(os.devnull, "w"), color_system="truecolor")  # noqa: SIM115, PTH123
     for line in screen(written):
         console.print(Text.from_ansi(line))
-    TARGET.write_text(console.export_svg(title="make demo"), encoding="utf-8")
+    picture = re.sub(r"@font-face \{.*?\}\s*", "", console.export_svg(title="make demo"), flags=re.DOTALL)
+    TARGET.write_text(picture, encoding="utf-8")
     print(f"wrote {TARGET.name}")
     return 0
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.rule import Rule
 from rich.table import Table
 
@@ -84,7 +84,6 @@ class _Tally:
     erase_blocks: int = 0
     fetched: int = 0
     bytes_moved: int = 0
-    first_s: float = 0.0
     seconds: float = 0.0
     verified: bool = False
 
@@ -116,6 +115,7 @@ class _Demo:
         self._new_firmware = folder / "new-firmware.bin"
         self._new_firmware.write_bytes(rng.randbytes(self._firmware.stat().st_size))
         self._totals = _Totals()
+        self._counted_until_s = 0.0
         self._step = 0
 
     def play(self) -> int:
@@ -135,7 +135,7 @@ class _Demo:
     # The story
 
     def _make_gateway(self, address: str) -> None:
-        self._heading(f"A gateway with {size_text(self._flash_size)} of flash, and a server on the owner's PC")
+        self._heading(f"A gateway with {size_text(self._flash_size)} of flash, and a server on its owner's PC")
         options = ["--flash-size", str(self._flash_size), "--erase-block", str(self._erase_block)]
         options += ["--server", address, "--good-after", "1", "--backup-after", "0.5", "--model", "demo-router"]
         options += ["--firmware", str(self._firmware), "--config", str(self._config), "--transport", self._transport]
@@ -145,7 +145,7 @@ class _Demo:
         self._line(f"server listens on {self._transport} {address}")
 
     def _back_up(self) -> None:
-        self._heading("It boots healthy; its policy fires, and it backs itself up")
+        self._heading("It boots healthy, its policy fires, and it backs itself up")
         with GatewayProcess(self._gateway, "--until", "good") as gateway, self._progress() as progress:
             task = progress.add_task("", total=None, visible=False)
             for event in gateway.events():
@@ -180,7 +180,7 @@ class _Demo:
                         )
 
     def _break(self) -> None:
-        self._heading("The power is cut in the middle of an upgrade; the configuration is damaged as well")
+        self._heading("A power cut tears an upgrade; the configuration is damaged too")
         blocks = -(-self._firmware.stat().st_size // self._erase_block)
         torn = ["--torn-upgrade", str(self._new_firmware), "--after", str(int(blocks * TORN_AFTER_PART))]
         self._line(run_command("gateway", "damage", str(self._gateway), *torn).strip())
@@ -189,18 +189,18 @@ class _Demo:
         self._line("the server is not running either")
 
     def _heal(self, server: ServerProcess) -> None:
-        self._heading("It is switched on again: the bootloader finds the damage, and the light asks for the server")
+        self._heading("Switched on: the bootloader finds the damage and asks for the server")
         cut = ["--cut-at-operation", str(self._cut_operation())]
         with GatewayProcess(self._gateway, "--until", "booted", *cut) as gateway, self._progress() as progress:
             self._follow_restore(gateway, progress, server, first=True)
-        self._heading("It is switched on once more: it resumes where the power was cut")
+        self._heading("Switched on once more: it resumes where the power was cut")
         with GatewayProcess(self._gateway, "--until", "booted") as gateway, self._progress() as progress:
             self._follow_restore(gateway, progress, server, first=False)
 
     def _follow_restore(
         self, gateway: GatewayProcess, progress: Progress, server: ServerProcess, *, first: bool
     ) -> None:
-        task = progress.add_task("", total=None, visible=False)
+        tasks: dict[str, TaskID] = {}
         for event in gateway.events():
             match event["event"]:
                 case "Checked":
@@ -211,24 +211,30 @@ class _Demo:
                     server.start()
                     self._line("the owner starts the server; nothing else is to be done")
                 case "OfferTaken":
+                    self._counted_until_s = time.monotonic()
                     self._line(f"restoring generation {event['generation']}, only what does not match")
                 case "EraseBlockRestored":
-                    self._restored(str(event["component"]))
-                    progress.update(
-                        task,
-                        description=f"restoring {event['component']}",
-                        completed=_float(event["done"]),
-                        total=_float(event["wanted"]),
-                        visible=True,
-                    )
+                    name = str(event["component"])
+                    self._restored(name)
+                    if name not in tasks:
+                        tasks[name] = progress.add_task(f"restoring {name}", total=_float(event["wanted"]))
+                    progress.update(tasks[name], completed=_float(event["done"]))
                 case "PowerCut":
-                    progress.update(task, visible=False)
+                    self._fetched(progress)
                     self._line("the power is cut again, in the middle of programming a page")
+                case "Restored":
+                    self._fetched(progress)
                 case "Booting":
-                    self._line(f"everything verified, boot record last: booting firmware {event['firmware_version']}")
+                    self._line(f"boot record written last; booting firmware {event['firmware_version']}")
                 case "PowerOff":
                     self._totals.received_bytes += int(_float(event["received_bytes"]))
                     self._totals.flash_s += _float(event["flash_s"])
+
+    def _fetched(self, progress: Progress) -> None:
+        for task in progress.tasks:
+            name = task.description.removeprefix("restoring ")
+            many = "" if task.completed == 1 else "s"
+            self._line(f"{name}: {task.completed:.0f} erase block{many} fetched, verified, written and read back")
 
     def _checked(self, event: dict[str, JsonValue], *, first: bool) -> None:
         components = event["components"]
@@ -248,8 +254,8 @@ class _Demo:
     def _restored(self, name: str) -> None:
         tally = self._totals.of(name)
         now_s = time.monotonic()
-        tally.first_s = tally.first_s or now_s
-        tally.seconds = now_s - tally.first_s
+        tally.seconds += now_s - self._counted_until_s
+        self._counted_until_s = now_s
         tally.fetched += 1
         tally.bytes_moved += self._erase_block
 
@@ -278,8 +284,8 @@ class _Demo:
         self._console.print()
         table = Table(title="What was damaged, and what it took to heal it", title_style="bold")
         table.add_column("component")
-        for name in ("erase blocks", "damaged", "fetched", "bytes moved", "seconds"):
-            table.add_column(name, justify="right")
+        for name in ("erase blocks", "damaged", "fetched", "moved", "seconds"):
+            table.add_column(name, justify="right", no_wrap=True)
         table.add_column("verified")
         for name, t in self._totals.components.items():
             table.add_row(
@@ -297,7 +303,9 @@ class _Demo:
             f"{size_text(self._totals.received_bytes)} received in all, power cut included: "
             f"{self._totals.received_bytes / max(moved, 1):.3f} bytes per byte restored"
         )
-        self._line(f"on a W25Q128JV chip, erasing and programming would take {self._totals.flash_s:.1f} s of this")
+        self._line(
+            f"all this reading, erasing and programming keeps a W25Q128JV chip busy for {self._totals.flash_s:.0f} s"
+        )
         verdict = "flash is identical to what was backed up" if identical else "flash is NOT what was backed up"
         self._console.print(f"[bold {'green' if identical else 'red'}]{verdict}[/] ({took_s:.0f} s)")
 
@@ -336,6 +344,7 @@ class _Demo:
             BarColumn(bar_width=40),
             TextColumn("{task.percentage:3.0f} %"),
             console=self._console,
+            transient=True,
         )
 
 

@@ -153,7 +153,7 @@ def _add_others(actions: Subparsers) -> None:
     p.add_argument("file", type=Path, metavar="FILE")
     p.set_defaults(action=_set_config)
     p = _action(actions, "back-up", "Ask the running gateway for a backup now.")
-    p.set_defaults(action=lambda args: _say(ask_running(args.directory, {"what": "back-up"})))
+    p.set_defaults(action=_back_up)
     p = _action(actions, "press-button", "Hold the button at the next power-on: restore whatever the flash holds.")
     p.add_argument("--release", action="store_true", help="do not, after all")
     p.set_defaults(action=_press_button)
@@ -243,7 +243,9 @@ def _damage(args: argparse.Namespace) -> int:
             gateway.damage(args.partition, indexes, rng=rng)
         except IndexError as error:
             raise ConfigError(f"{args.partition}: {error}", code="damage") from error
-    return _say(f"erase blocks {', '.join(map(str, indexes))} of {args.partition} hold noise now")
+    many = "" if len(indexes) == 1 else "s"
+    shown = ", ".join(map(str, indexes)) if len(indexes) <= 10 else f"{indexes[0]} … {indexes[-1]} ({len(indexes)})"
+    return _say(f"noise is written to erase block{many} {shown} of {args.partition}")
 
 
 def _indexes(text: str) -> list[int]:
@@ -296,14 +298,26 @@ def _press_button(args: argparse.Namespace) -> int:
     return _say("the button is held until the next power-on")
 
 
+def _back_up(args: argparse.Namespace) -> int:
+    _require_running(args.directory)
+    return _say(ask_running(args.directory, {"what": "back-up"}))
+
+
 def _cut_power(args: argparse.Namespace) -> int:
-    status = _running_status(args.directory)
-    if status is None:
-        raise ConfigError(f"the gateway in {args.directory} is off", code="off")
+    status = _require_running(args.directory)
     # SIGKILL where there is one: nothing of the process runs any more. Windows' SIGTERM ends it as abruptly.
     os.kill(int(str(status["pid"])), getattr(signal, "SIGKILL", signal.SIGTERM))
     (args.directory / STATUS_FILE).unlink(missing_ok=True)
     return _say("the power is cut")
+
+
+def _require_running(directory: Path) -> dict[str, JsonValue]:
+    status = _running_status(directory)
+    if status is None:
+        raise ConfigError(
+            f"the gateway in {directory} is off", code="off", hint="switch it on with `unbrickd gateway power-on`"
+        )
+    return status
 
 
 def _running_status(directory: Path) -> dict[str, JsonValue] | None:
