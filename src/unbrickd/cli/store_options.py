@@ -70,7 +70,7 @@ def find_device(vault: Vault, text: str) -> DeviceRow:
     """The one device of this name, or whose id or label begins so. Raises ConfigError "no-such-device", "ambiguous"."""
     rows = vault.devices() if text else ()
     exact = [r for r in rows if text in (r.name, label_of(r), r.device_id.hex())]
-    found = exact or [r for r in rows if r.device_id.hex().startswith(text.lower())]
+    found = exact or [r for r in rows if r.device_id.hex().startswith(text.lower()) or label_of(r).startswith(text)]
     if len(found) == 1:
         return found[0]
     if not found:
