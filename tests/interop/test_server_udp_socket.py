@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The server's UDP socket on loopback: what does not fit waits in order and in bounds, what is refused is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from unbrickd.adapters.net.server_udp import MAX_HELD, UdpSocket
+from unbrickd.model.peer import Peer, Transport
+
+PATIENCE_S = 10.0
+
+
+@pytest.fixture
+def client() -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.settimeout(PATIENCE_S)
+        yield sock
+
+
+def in_loop(scene: Callable[[UdpSocket, asyncio.Event], None]) -> bool:
+    """Run the scene with an open socket; whether it became writable again afterwards."""
+
+    async def play() -> bool:
+        writable = asyncio.Event()
+        opened = UdpSocket(
+            asyncio.get_running_loop(),
+            ("127.0.0.1", 0),
+            channels=lambda _: 1,
+            on_datagrams=lambda _: None,
+            on_writable=writable.set,
+        )
+        try:
+            scene(opened, writable)
+            if opened.is_blocked:
+                await asyncio.wait_for(writable.wait(), PATIENCE_S)
+            return writable.is_set()
+        finally:
+            opened.close()
+
+    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+        return runner.run(play())
+
+
+def peer_of(client: socket.socket) -> Peer:
+    host, port = client.getsockname()
+    return Peer(transport=Transport.UDP, host=host, port=port)
+
+
+def test_udp_socket_that_is_full_holds_what_follows_and_sends_it_in_order(
+    client: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scene(opened: UdpSocket, writable: asyncio.Event) -> None:
+        with monkeypatch.context() as full:
+            full.setattr(opened, "_transmit", lambda *_: False)
+            for number in range(MAX_HELD + 3):
+                opened.send(peer_of(client), number.to_bytes(2, "big"))
+        assert opened.is_blocked
+
+    assert in_loop(scene)
+    arrived = [int.from_bytes(client.recv(100), "big") for _ in range(20)]
+    assert arrived == list(range(3, 23)), "the oldest made room; the rest kept its order"
+
+
+def test_udp_socket_loses_what_the_network_refuses_and_goes_on(client: socket.socket) -> None:
+    def scene(opened: UdpSocket, writable: asyncio.Event) -> None:
+        opened.send(peer_of(client), bytes(70_000))
+        opened.send(Peer(transport=Transport.UDP, host="127.0.0.1", port=0), b"to nobody")
+        opened.send(peer_of(client), b"after")
+        assert not opened.is_blocked
+
+    assert not in_loop(scene)
+    assert client.recv(100) == b"after"
