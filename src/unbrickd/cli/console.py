@@ -1,18 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shows what agent and recovery report: sentences and a progress bar for people, JSON lines for programs."""
+"""Shows what agent and recovery report: sentences and a progress bar for people, JSON lines for programs.
+
+The bar's library is imported when the first bar is drawn: a gateway without a terminal need not have it.
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 import time
 from types import TracebackType
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from typing import TYPE_CHECKING
 
 from unbrickd.agent.session import Uploading
 from unbrickd.cli.narrate import Event, JsonValue, record, sentence
 from unbrickd.recovery.events import EraseBlockRestored
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 
 class Narrator:
@@ -20,7 +25,7 @@ class Narrator:
 
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
-        self._console = Console(highlight=False, soft_wrap=True)
+        self._draws_bars = not as_json and sys.stdout.isatty()
         self._progress: Progress | None = None
         self._started_s = time.monotonic()
 
@@ -56,19 +61,18 @@ class Narrator:
             self._line(str(details.get("text", what)))
 
     def _line(self, text: str) -> None:
-        self._console.print(f"{time.monotonic() - self._started_s:8.2f}  {text}", markup=False)
+        print(f"{time.monotonic() - self._started_s:8.2f}  {text}", flush=True)
 
     @staticmethod
     def _write_json(members: dict[str, JsonValue]) -> None:
         print(json.dumps(members), flush=True)
 
     def _bar(self, name: str, done: int, total: int) -> None:
-        if not self._console.is_terminal:
+        if not self._draws_bars:
             return
         if self._progress is None or self._progress.tasks[0].description != name:
             self._end_bar()
-            columns = (TextColumn("          {task.description}"), BarColumn(), TaskProgressColumn())
-            self._progress = Progress(*columns, console=self._console, transient=True)
+            self._progress = _new_bar()
             self._progress.add_task(name, total=total)
             self._progress.start()
         self._progress.update(self._progress.tasks[0].id, completed=done, total=total)
@@ -77,3 +81,9 @@ class Narrator:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+
+def _new_bar() -> Progress:
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+    return Progress(TextColumn("          {task.description}"), BarColumn(), TaskProgressColumn(), transient=True)
