@@ -75,10 +75,6 @@ class Wanted:
     digest: bytes
     segments: tuple[Segment, ...]
 
-    @property
-    def largest_bytes(self) -> int:
-        return max(segment.length_bytes for segment in self.segments)
-
 
 class Fetch:
     """One transfer. max_block_bytes: what fits the messages of both sides; max_window_blocks: what the ring takes."""
@@ -88,6 +84,7 @@ class Fetch:
     ) -> None:
         self.transfer = transfer
         self.wanted = wanted
+        self.largest_segment_bytes = max(segment.length_bytes for segment in wanted.segments)
         self._max_block_bytes = max_block_bytes
         self._max_window_blocks = max_window_blocks
         self._repeater = Repeater(now_s=now_s)

@@ -149,7 +149,7 @@ class RestoreSession:
     def ram_bytes(self) -> int:
         """What is kept now besides manifests; never more than `fetch.worst_ram_bytes`."""
         return declared_ram_bytes(
-            segment_bytes=self._fetch.wanted.largest_bytes if self._fetch is not None else 0,
+            segment_bytes=self._fetch.largest_segment_bytes if self._fetch is not None else 0,
             block_bytes=self._fetch.block_bytes if self._fetch is not None else 1,
             max_message_bytes=self._max_message_bytes,
         )

@@ -172,7 +172,7 @@ class NorChip:
         check_range(self._geometry, offset_bytes, len(octets))
         self._refuse_protected(offset_bytes, len(octets))
         end = offset_bytes + len(octets)
-        if any(byte != ERASED for byte in self._bytes[offset_bytes:end]):
+        if self._bytes[offset_bytes:end].count(ERASED) != len(octets):
             raise FlashError(f"{len(octets)} bytes at {offset_bytes:#x} are not erased", code="not-erased")
         at = offset_bytes
         while at < end:
