@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one client process measures of itself, as the line of JSON that it prints."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One transfer: by the clock, and by the processor of the client's process; flash: what the simulated chip took of
+    both. Bytes are those given to and taken from sockets, headers of UDP, TCP and below not counted; payload is what
+    was wanted."""
+
+    seconds: float
+    cpu_s: float
+    flash_s: float = 0.0
+    flash_cpu_s: float = 0.0
+    sent_bytes: int
+    received_bytes: int
+    payload_bytes: int
+
+
+def print_sample(sample: Sample) -> None:
+    print(json.dumps(asdict(sample) | {"peak_bytes": peak_bytes("self")}))
+
+
+def peak_bytes(pid: int | str) -> int:
+    """Peak resident memory of a running process, 0 where the platform does not tell.
+
+    VmHWM rather than ru_maxrss, which on Linux a child inherits from the process that forked it (getrusage(2)).
+    """
+    if sys.platform != "linux":
+        return 0
+    for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) << 10
+    return 0
