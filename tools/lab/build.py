@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds what the gateway of the laboratory consists of: U-Boot, a small kernel, and a root file system with Python."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools.lab import debian
+from tools.lab.errors import LabError
+from tools.lab.steps import FILES, Words, kept, run
+
+MIN_QEMU = (10, 0)
+"""QEMU 7.2, Debian 12's own, loses buffered writes to the flash beyond the first 4 KiB of an erase block."""
+
+_KERNEL_CONFIG = FILES / "kernel.config"
+_UBOOT_CONFIG = FILES / "uboot.config"
+_UBOOT_PATCHES = (FILES / "uboot-virtio-net-kick.patch",)
+_UBOOT_VERSION = "2023.01"
+_KERNEL_SOURCE = "linux-source-6.1"
+_HOST_TOOLS = ("make", "gcc", "bison", "flex", "bc", "libssl-dev", "patch", "xz-utils", "libc6-dev")
+_ARM = "arm-linux-gnueabihf-"
+_ARM_COMPILER = ("gcc-arm-linux-gnueabihf", "libc6-dev-armhf-cross")
+_JOBS = f"-j{os.cpu_count() or 1}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Board:
+    """One of U-Boot's two boards on QEMU's `virt`."""
+
+    name: str
+    compiler: str
+    packages: tuple[str, ...]
+
+
+ARM = Board(name="qemu_arm", compiler=_ARM, packages=_ARM_COMPILER)
+ARM64 = Board(
+    name="qemu_arm64", compiler="aarch64-linux-gnu-", packages=("gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross")
+)
+
+
+def qemu(architecture: str = "arm") -> Path:
+    """The emulator, new enough that its flash keeps what is written; installed from backports if it is not."""
+    name = f"qemu-system-{architecture}"
+    if _qemu_version(name) < MIN_QEMU:
+        debian.need("qemu-system-arm", backports=True)
+    if _qemu_version(name) < MIN_QEMU:
+        wanted = ".".join(map(str, MIN_QEMU))
+        raise LabError(
+            f"{name} is older than {wanted}, and loses what is written to flash",
+            hint=f"the package sources have none of {debian.RELEASE}-backports; install QEMU {wanted} or newer",
+        )
+    found = shutil.which(name)
+    assert found is not None, "its version was just read"
+    return Path(found)
+
+
+def _qemu_version(name: str) -> tuple[int, ...]:
+    """(0,) if there is none."""
+    if shutil.which(name) is None:
+        return (0,)
+    said = re.search(r"version (\d+)\.(\d+)", run([name, "--version"], folder=Path("/")))
+    return (int(said[1]), int(said[2])) if said else (0,)
+
+
+def kernel() -> Path:
+    """zImage of Debian's Linux 6.1 with our configuration."""
+
+    def make(folder: Path) -> None:
+        debian.need(*_HOST_TOOLS, *_ARM_COMPILER)
+        debian.unpack([_KERNEL_SOURCE], folder / "package")
+        run(["tar", "-xf", folder / f"package/usr/src/{_KERNEL_SOURCE}.tar.xz"], folder=folder)
+        tree = folder / _KERNEL_SOURCE
+        make_: Words = ["make", "ARCH=arm", f"CROSS_COMPILE={_ARM}"]
+        run([*make_, "tinyconfig"], folder=tree)
+        _merge(_KERNEL_CONFIG, tree, ["ARCH=arm"])
+        run([*make_, "olddefconfig"], folder=tree)
+        _check_merged(_KERNEL_CONFIG, tree / ".config")
+        run([*make_, _JOBS, "zImage"], folder=tree)
+        (tree / "arch/arm/boot/zImage").rename(folder / "zImage")
+        (tree / ".config").rename(folder / "config")
+        shutil.rmtree(tree)
+        shutil.rmtree(folder / "package")
+
+    return kept("kernel", make, texts=[_KERNEL_SOURCE], files=[_KERNEL_CONFIG]) / "zImage"
+
+
+def uboot_source() -> Path:
+    """Debian's U-Boot with our patches; not to be written to, build elsewhere with O=."""
+
+    def make(folder: Path) -> None:
+        debian.need("patch")
+        tree = debian.source("u-boot", folder)
+        if not tree.name.startswith(f"u-boot-{_UBOOT_VERSION}"):
+            raise LabError(f"Debian's U-Boot is {tree.name}, not {_UBOOT_VERSION}")
+        for patch in _UBOOT_PATCHES:
+            run(["patch", "-p1"], folder=tree, stdin=patch.read_bytes())
+        tree.rename(folder / "tree")
+        for package in folder.glob("u-boot_*"):
+            package.unlink()
+
+    return kept("uboot-source", make, texts=[_UBOOT_VERSION], files=_UBOOT_PATCHES) / "tree"
+
+
+def uboot(board: Board) -> Path:
+    """u-boot.bin for a board."""
+
+    def make(folder: Path) -> None:
+        debian.need(
+            *_HOST_TOOLS, *board.packages, "device-tree-compiler", "python3-dev", "python3-setuptools", "swig",
+            "libgnutls28-dev", "uuid-dev",
+        )  # fmt: skip
+        output = folder / "output"
+        make_: Words = ["make", "-C", uboot_source(), f"O={output}", f"CROSS_COMPILE={board.compiler}"]
+        # A virtual environment's Python has not what pylibfdt is built with.
+        path = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "VIRTUAL_ENV": "", "PYTHONPATH": ""}
+        run([*make_, f"{board.name}_defconfig"], folder=folder, env=path)
+        _merge(_UBOOT_CONFIG, uboot_source(), [], output=output)
+        run([*make_, "olddefconfig"], folder=folder, env=path)
+        _check_merged(_UBOOT_CONFIG, output / ".config")
+        run([*make_, _JOBS, "u-boot.bin"], folder=folder, env=path)
+        (output / "u-boot.bin").rename(folder / "u-boot.bin")
+        (output / ".config").rename(folder / "config")
+        shutil.rmtree(output)
+
+    files = [_UBOOT_CONFIG, *_UBOOT_PATCHES]
+    return kept(f"uboot-{board.name}", make, texts=[_UBOOT_VERSION], files=files) / "u-boot.bin"
+
+
+def _merge(fragment: Path, tree: Path, variables: list[str], *, output: Path | None = None) -> None:
+    """Put a fragment over a .config; the tree's own script, which `make olddefconfig` has to follow."""
+    folder = tree if output is None else output
+    run(["env", *variables, tree / "scripts/kconfig/merge_config.sh", "-m", ".config", fragment], folder=folder)
+
+
+def _check_merged(fragment: Path, config: Path) -> None:
+    """A line whose conditions do not hold is dropped without a word; here it is an error."""
+    made = _options(config)
+    lost = [name for name, value in _options(fragment).items() if made.get(name, "n") != value]
+    if lost:
+        raise LabError(f"{fragment.name}: not taken over: {', '.join(lost)}", hint="is something they depend on off?")
+
+
+def _options(config: Path) -> dict[str, str]:
+    """Name → value; "n" where the file says that it is not set."""
+    found = re.findall(r"^(?:(CONFIG_\w+)=(.*)|# (CONFIG_\w+) is not set)$", config.read_text(), re.MULTILINE)
+    return {name or unset: value if name else "n" for name, value, unset in found}
