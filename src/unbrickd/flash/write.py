@@ -20,7 +20,7 @@ MAX_TRIES = 2
 def write_erase_block(flash: Flash, block: EraseBlock, octets: bytes, *, page_bytes: int = PAGE_BYTES) -> None:
     """Make the erase block hold `octets`, then 0xFF up to its end; returns once it has been read back.
 
-    Does nothing if it holds them, and does not erase what reads as erased. Pages of 0xFF only are not programmed. Pages
+    Does nothing if it holds them, does not erase what reads as erased, and erases what cannot be read. Pages of 0xFF only are not programmed. Pages
     are programmed from the last to the first, so a structure that begins with its magic is not there before all of
     it is.
 
@@ -31,26 +31,34 @@ def write_erase_block(flash: Flash, block: EraseBlock, octets: bytes, *, page_by
         raise FlashError(f"{len(octets)} bytes for an erase block of {block.size_bytes}", code="too-big")
     wanted = octets.ljust(block.size_bytes, bytes([ERASED]))
     blank = bytes([ERASED]) * block.size_bytes
-    current = flash.read(block.offset_bytes, block.size_bytes)
+    current = _read(flash, block)
     for _ in range(MAX_TRIES):
         if current == wanted:
             return
         if current != blank:
             flash.erase(block.offset_bytes)
-            current = flash.read(block.offset_bytes, block.size_bytes)
+            current = _read(flash, block)
             if current != blank:
                 continue
         for at in reversed(range(0, block.size_bytes, page_bytes)):
             page = wanted[at : at + page_bytes]
             if page != blank[: len(page)]:
                 flash.program(block.offset_bytes + at, page)
-        current = flash.read(block.offset_bytes, block.size_bytes)
+        current = _read(flash, block)
     if current != wanted:
         raise FlashError(
             f"erase block {block.index} at {block.offset_bytes:#x} reads back wrong after {MAX_TRIES} tries",
             code="verify",
             hint="the flash is worn out there",
         )
+
+
+def _read(flash: Flash, block: EraseBlock) -> bytes | None:
+    """What it holds, or None if it cannot be read, which erasing may mend."""
+    try:
+        return flash.read(block.offset_bytes, block.size_bytes)
+    except FlashError:
+        return None
 
 
 def write_image(flash: Flash, octets: bytes) -> None:

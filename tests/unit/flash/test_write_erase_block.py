@@ -147,3 +147,28 @@ def test_write_image_power_cut_anywhere_is_finished_by_a_second_call() -> None:
             assert at == 3 + 12, "three erases and twelve pages"
     print(f"{cuts} power cuts in write_image")
     assert cuts == (2 + len(TORN_SEEDS)) * 15
+
+
+class UnreadableUntilErased:
+    """An erase block with an uncorrectable error: reading it fails until it has been erased."""
+
+    def __init__(self, chip: NorChip) -> None:
+        self.chip = chip
+        self.geometry = chip.geometry
+        self.program = chip.program
+        self.bad = True
+
+    def read(self, offset_bytes: int, length_bytes: int) -> bytes:
+        if self.bad:
+            raise FlashError("uncorrectable error", code="read")
+        return self.chip.read(offset_bytes, length_bytes)
+
+    def erase(self, offset_bytes: int) -> None:
+        self.bad = False
+        self.chip.erase(offset_bytes)
+
+
+def test_write_erase_block_that_cannot_be_read_is_erased_and_written() -> None:
+    chip = NorChip(GEOMETRY)
+    write_erase_block(UnreadableUntilErased(chip), BLOCK, NEW)
+    assert chip.read(BLOCK.offset_bytes, len(NEW)) == NEW
