@@ -20,9 +20,9 @@ MAX_TRIES = 2
 def write_erase_block(flash: Flash, block: EraseBlock, octets: bytes, *, page_bytes: int = PAGE_BYTES) -> None:
     """Make the erase block hold `octets`, then 0xFF up to its end; returns once it has been read back.
 
-    Does nothing if it holds them, does not erase what reads as erased, and erases what cannot be read. Pages of 0xFF only are not programmed. Pages
-    are programmed from the last to the first, so a structure that begins with its magic is not there before all of
-    it is.
+    Does nothing if it holds them, does not erase what reads as erased, and erases what cannot be read. Pages of 0xFF
+    only are not programmed. Pages are programmed from the last to the first, so that a structure which begins with its
+    magic is not there before all of it is.
 
     Raises FlashError: `too-big`; `verify` if it reads back wrong after MAX_TRIES; what the flash itself raises.
     A power cut leaves the contents of this erase block undefined and all others alone.
