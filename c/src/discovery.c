@@ -1,0 +1,208 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later OR BSD-2-Clause */
+/*
+ * Finding a server: Probe until a Probe-Ack comes, then choose. Whatever servers do, Probes stay 0.25 s apart, and
+ * everything kept of them is bounded. spec/protocol.md §1, §4.1, §4.2 and §6.
+ */
+#include "internal.h"
+
+#define COLLECT_US (300 * 1000u)	/* before a server is taken that may not be the best */
+#define MAX_AVOID_S 120	/* however long it asks to be left alone: it may be the only one, and it may not be true */
+#define PURPOSE_RESTORE 2
+
+static bool same_peer(const struct unbrickd_peer *a, const struct unbrickd_peer *b)
+{
+	return !memcmp(a->octets, b->octets, sizeof(a->octets));
+}
+
+static uint64_t earliest_probe(const struct unbrickd *ub)
+{
+	const struct ub_discovery *d = &ub->discovery;
+	uint64_t apart_us = d->probed_us + UB_FIRST_WAIT;
+
+	return d->probed && apart_us > ub->now_us ? apart_us : ub->now_us;
+}
+
+void ub_discovery_restart(struct unbrickd *ub)
+{
+	struct ub_discovery *d = &ub->discovery;
+
+	d->found_count = 0;
+	d->choosing = false;
+	ub->io->random(ub->config->app, d->nonce, UB_NONCE);
+	ub_repeater_start(&d->repeater, earliest_probe(ub), UB_FOR_EVER);
+}
+
+static struct ub_avoided *find_avoided(struct ub_discovery *d, const struct unbrickd_peer *peer)
+{
+	uint32_t i;
+
+	for (i = 0; i < d->avoided_count; i++) {
+		if (same_peer(&d->avoided[i].peer, peer))
+			return &d->avoided[i];
+	}
+	return NULL;
+}
+
+void ub_discovery_avoid(struct unbrickd *ub, const struct unbrickd_peer *peer, uint32_t for_s)
+{
+	struct ub_discovery *d = &ub->discovery;
+	struct ub_avoided *entry = find_avoided(d, peer);
+	uint32_t i;
+
+	if (!entry && d->avoided_count < UB_MAX_AVOIDED)
+		entry = &d->avoided[d->avoided_count++];
+	if (!entry) {
+		entry = d->avoided;
+		for (i = 1; i < UB_MAX_AVOIDED; i++) {
+			if (d->avoided[i].until_us < entry->until_us)
+				entry = &d->avoided[i];
+		}
+	}
+	entry->peer = *peer;
+	entry->until_us = ub->now_us + (uint64_t)ub_min(for_s, MAX_AVOID_S) * UB_SECOND;
+}
+
+static void forgive(struct unbrickd *ub)
+{
+	struct ub_discovery *d = &ub->discovery;
+	uint32_t i = 0;
+
+	while (i < d->avoided_count) {
+		if (d->avoided[i].until_us > ub->now_us)
+			i++;
+		else
+			d->avoided[i] = d->avoided[--d->avoided_count];
+	}
+}
+
+static void take_announce(struct unbrickd *ub, const struct unbrickd_peer *peer)
+{
+	struct ub_discovery *d = &ub->discovery;
+	uint64_t soon_us = earliest_probe(ub);
+	uint32_t i = 0;
+
+	while (i < d->announced_count && !same_peer(&d->announced[i], peer))
+		i++;
+	if (i == d->announced_count && soon_us < d->repeater.due_us)
+		d->repeater.due_us = soon_us;
+	/* The latest last: this one moves there, or the first makes room for it. */
+	if (i == UB_MAX_ANNOUNCED)
+		i = 0;
+	else if (i == d->announced_count)
+		d->announced_count++;
+	for (; i + 1 < d->announced_count; i++)
+		d->announced[i] = d->announced[i + 1];
+	d->announced[i] = *peer;
+}
+
+static void take_probe_ack(struct unbrickd *ub, const struct unbrickd_peer *peer, const struct ub_message *m)
+{
+	struct ub_discovery *d = &ub->discovery;
+	struct ub_server *server;
+	uint32_t i;
+
+	forgive(ub);
+	if (find_avoided(d, peer) || d->found_count == UB_MAX_FOUND)
+		return;
+	if (m->u.probe_ack.busy) {
+		ub_discovery_avoid(ub, peer, ub_max(1, m->u.probe_ack.retry_s));
+		return;
+	}
+	for (i = 0; i < d->found_count; i++) {
+		if (same_peer(&d->found[i].peer, peer) ||
+		    !memcmp(d->found[i].server_id, m->u.probe_ack.server_id, UB_SERVER_ID))
+			return;
+	}
+	server = &d->found[d->found_count++];
+	server->peer = *peer;
+	memcpy(server->server_id, m->u.probe_ack.server_id, UB_SERVER_ID);
+	memcpy(server->cookie, m->u.probe_ack.cookie, UB_COOKIE);
+	server->holds_device = m->u.probe_ack.holds_device;
+	server->max_message = m->u.probe_ack.max_message;
+	if (!d->choosing)
+		d->choose_us = ub->now_us + COLLECT_US;
+	d->choosing = true;
+	/*
+	 * One that holds this device is chosen at once. But where servers had to be avoided, the choice is made at random
+	 * among those that answer: one that answers first and never helps must not be chosen each time.
+	 */
+	if (server->holds_device && !d->avoided_count)
+		d->choose_us = ub->now_us;
+}
+
+void ub_discovery_receive(struct unbrickd *ub, const struct unbrickd_peer *peer, const struct ub_message *m)
+{
+	if (m->type == UB_ANNOUNCE && m->u.announce.lowest <= UB_PROTOCOL_VERSION &&
+	    m->u.announce.highest >= UB_PROTOCOL_VERSION)
+		take_announce(ub, peer);
+	else if (m->type == UB_PROBE_ACK && m->u.probe_ack.version == UB_PROTOCOL_VERSION &&
+		 !memcmp(m->u.probe_ack.nonce, ub->discovery.nonce, UB_NONCE))
+		take_probe_ack(ub, peer, m);
+}
+
+static const struct ub_server *choose(struct unbrickd *ub)
+{
+	struct ub_discovery *d = &ub->discovery;
+	uint32_t i, holding = 0, skip;
+	uint8_t random;
+
+	for (i = 0; i < d->found_count; i++)
+		holding += d->found[i].holds_device;
+	ub->io->random(ub->config->app, &random, 1);
+	skip = random % (holding ? holding : d->found_count);
+	for (i = 0; i < d->found_count; i++) {
+		if (holding && !d->found[i].holds_device)
+			continue;
+		if (!skip--)
+			break;
+	}
+	return &d->found[i];
+}
+
+static void probe(struct unbrickd *ub)
+{
+	const struct unbrickd_config *config = ub->config;
+	struct ub_discovery *d = &ub->discovery;
+	struct ub_writer *w = &ub->writer;
+	uint32_t i, j;
+	uint8_t random;
+
+	ub->io->random(config->app, &random, 1);
+	d->probed = true;
+	d->probed_us = ub->now_us;
+	ub_repeater_sent(&d->repeater, ub->now_us, 2u * random);
+	ub_begin(w, UB_PROBE, 0, 0);
+	ub_add_octets(w, ub->identity.device_id, UB_DEVICE_ID);
+	ub_add_octets(w, d->nonce, UB_NONCE);
+	ub_add(w, PURPOSE_RESTORE, 1);
+	ub_add(w, UB_PROTOCOL_VERSION, 1);
+	ub_add(w, UB_PROTOCOL_VERSION, 1);
+	ub_add(w, 0, 1);
+	ub_add(w, config->max_message_bytes, 2);
+	ub_add(w, config->ring_frames, 2);
+	ub_end(w, ub->io);
+	for (i = 0; i < config->target_count; i++)
+		ub_send(ub, &config->targets[i]);
+	for (i = 0; i < d->announced_count; i++) {
+		for (j = 0; j < config->target_count && !same_peer(&config->targets[j], &d->announced[i]); j++)
+			;
+		if (j == config->target_count)
+			ub_send(ub, &d->announced[i]);
+	}
+}
+
+const struct ub_server *ub_discovery_poll(struct unbrickd *ub)
+{
+	struct ub_discovery *d = &ub->discovery;
+
+	if (d->choosing)
+		return ub->now_us >= d->choose_us ? choose(ub) : NULL;
+	if (ub_repeater_due(&d->repeater, ub->now_us))
+		probe(ub);
+	return NULL;
+}
+
+uint64_t ub_discovery_timer(const struct ub_discovery *d)
+{
+	return d->choosing ? d->choose_us : d->repeater.due_us;
+}

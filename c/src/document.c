@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later OR BSD-2-Clause */
+/*
+ * The generation document: the manifests backed up together, and whether their firmware may run here. Knows no flash.
+ * spec/flash-format.md §3 and §4. Every count is bounded before it is used.
+ */
+#include "internal.h"
+
+#define HEAD 64
+#define MANIFEST_HEAD 100
+#define RUN 8
+#define MAX_DOCUMENT (4u << 20)
+#define MAX_SIGNATURE 512
+#define FLAG_SEALED 0x01
+#define MAX_ERASE_BLOCKS 65536u
+
+struct rest {
+	const uint8_t *at;
+	uint32_t left;
+};
+
+static const uint8_t *take(struct rest *rest, uint32_t count)
+{
+	const uint8_t *at = rest->at;
+
+	if (count > rest->left)
+		return NULL;
+	rest->at += count;
+	rest->left -= count;
+	return at;
+}
+
+static bool is_name(const uint8_t *name)
+{
+	uint32_t i;
+
+	for (i = 0; i < UB_NAME && name[i]; i++) {
+		uint8_t c = name[i], lower = c | 0x20;
+
+		if (!(lower >= 'a' && lower <= 'z') && !(c >= '0' && c <= '9') && c != '-' && c != '_')
+			return false;
+	}
+	return i > 0 && ub_is_text_field(name, UB_NAME);
+}
+
+/* The runs are in range, add up to the erase blocks, and the image fills all of those but maybe the last. */
+static bool runs_are_right(const struct ub_manifest *m)
+{
+	uint32_t i, count = 0, size = 0;
+	uint64_t total = 0;
+
+	for (i = 0; i < m->run_count; i++) {
+		uint32_t n = ub_u32(m->runs + i * RUN);
+
+		size = ub_u32(m->runs + i * RUN + 4);
+		if (n < 1 || n > MAX_ERASE_BLOCKS || size < 256 || size > 4u << 20 || size % 16)
+			return false;
+		count += n;
+		total += (uint64_t)n * size;
+	}
+	return count == m->erase_blocks && count <= MAX_ERASE_BLOCKS && total <= UINT32_MAX && m->length <= total &&
+	       m->length > total - size;
+}
+
+static bool decode_manifest(struct rest *rest, struct ub_manifest *m)
+{
+	const uint8_t *head = take(rest, MANIFEST_HEAD);
+
+	if (!head)
+		return false;
+	m->id = head[0];
+	m->kind = head[1];
+	m->sealed = head[2] & FLAG_SEALED;
+	m->run_count = head[3];
+	m->name = head + 4;
+	m->version = head + 20;
+	m->length = ub_u32(head + 84);
+	m->rollback_index = ub_u32(head + 88);
+	m->erase_blocks = ub_u32(head + 92);
+	m->signature_bytes = ub_u16(head + 96);
+	if (!m->id || m->kind < UNBRICKD_FIRMWARE || m->kind > UNBRICKD_OTHER || m->run_count < 1 ||
+	    m->run_count > UNBRICKD_MAX_RUNS || m->erase_blocks > MAX_ERASE_BLOCKS || m->signature_bytes > MAX_SIGNATURE)
+		return false;
+	m->runs = take(rest, (uint32_t)m->run_count * RUN);
+	m->signature = take(rest, m->signature_bytes);
+	m->digests = take(rest, m->erase_blocks * UB_DIGEST);
+	m->transfer_digests = m->sealed ? take(rest, m->erase_blocks * UB_DIGEST) : m->digests;
+	return m->runs && m->signature && m->digests && m->transfer_digests && runs_are_right(m) && is_name(m->name) &&
+	       ub_is_text_field(m->version, UB_VERSION);
+}
+
+int ub_decode_document(const uint8_t *document, uint32_t length, struct ub_generation *g)
+{
+	struct rest rest;
+	uint32_t i, j;
+
+	if (length < HEAD + UB_DIGEST || length > MAX_DOCUMENT || memcmp(document, "UBGN", 4) || document[4] != 1 ||
+	    ub_u32(document + 8) != length)
+		return UNBRICKD_E_DOCUMENT;
+	g->count = document[5];
+	g->device_id = document + 12;
+	g->number = ub_u32(document + 28);
+	g->model = document + 32;
+	if (g->count < 1 || g->count > UNBRICKD_MAX_COMPONENTS || !g->number || !ub_is_text_field(g->model, UB_MODEL))
+		return UNBRICKD_E_DOCUMENT;
+	rest.at = document + HEAD;
+	rest.left = length - HEAD - UB_DIGEST;
+	for (i = 0; i < g->count; i++) {
+		struct ub_manifest *m = &g->manifest[i];
+
+		if (!decode_manifest(&rest, m) || (i && m->id <= m[-1].id))
+			return UNBRICKD_E_DOCUMENT;
+		for (j = 0; j < i; j++) {
+			if (!memcmp(m->name, g->manifest[j].name, UB_NAME))
+				return UNBRICKD_E_DOCUMENT;
+		}
+	}
+	return rest.left ? UNBRICKD_E_DOCUMENT : UNBRICKD_OK;
+}
+
+int ub_open_document(const struct unbrickd_io *io, const struct ub_keys *keys, const struct ub_identity *identity,
+		     const uint8_t *document, uint32_t length, struct ub_generation *g)
+{
+	uint8_t digest[UB_DIGEST];
+	struct ub_hmac mac;
+	int error;
+
+	if (length < UB_DIGEST)
+		return UNBRICKD_E_MAC;
+	/* The MAC first: what this device did not seal is not even looked at. */
+	ub_hmac_begin(io, &mac, keys->manifest, UB_DIGEST);
+	io->sha256_add(&mac.hash, document, length - UB_DIGEST);
+	ub_hmac_end(io, &mac, digest);
+	if (!ub_same(digest, document + length - UB_DIGEST, UB_DIGEST))
+		return UNBRICKD_E_MAC;
+	error = ub_decode_document(document, length, g);
+	if (error)
+		return error;
+	if (memcmp(g->device_id, identity->device_id, UB_DEVICE_ID) || memcmp(g->model, identity->model, UB_MODEL))
+		return UNBRICKD_E_MAC;
+	return UNBRICKD_OK;
+}
+
+void ub_image_digest(const struct unbrickd_io *io, const struct ub_manifest *m, uint8_t digest[UB_DIGEST])
+{
+	struct unbrickd_sha256 hash;
+	uint8_t octets[8];
+
+	ub_put_u32(octets, m->length);
+	ub_put_u32(octets + 4, m->run_count);
+	io->sha256_begin(&hash);
+	io->sha256_add(&hash, (const uint8_t *)"unbrickd image v1", 17);
+	io->sha256_add(&hash, octets, sizeof(octets));
+	io->sha256_add(&hash, m->runs, (uint32_t)m->run_count * RUN);
+	io->sha256_add(&hash, m->transfer_digests, m->erase_blocks * UB_DIGEST);
+	io->sha256_end(&hash, digest);
+}
+
+/* §3.3: over label, model, version, rollback index and image digest. */
+static int check_maker_signature(const struct unbrickd_io *io, void *app, const struct ub_identity *identity,
+				 const struct ub_manifest *m)
+{
+	uint8_t digest[UB_DIGEST], octets[4];
+	struct unbrickd_sha256 hash;
+
+	/* The image digest of a sealed component names ciphertext: a signature on it would not speak of the flash. */
+	if (m->sealed || !m->signature_bytes)
+		return UNBRICKD_E_SIGNATURE;
+	ub_image_digest(io, m, digest);
+	ub_put_u32(octets, m->rollback_index);
+	io->sha256_begin(&hash);
+	io->sha256_add(&hash, (const uint8_t *)"unbrickd firmware v1", 20);
+	io->sha256_add(&hash, identity->model, UB_MODEL);
+	io->sha256_add(&hash, m->version, UB_VERSION);
+	io->sha256_add(&hash, octets, sizeof(octets));
+	io->sha256_add(&hash, digest, sizeof(digest));
+	io->sha256_end(&hash, digest);
+	if (io->verify_signature(app, identity->maker_key, identity->maker_key_bytes, digest, m->signature,
+				 m->signature_bytes))
+		return UNBRICKD_E_SIGNATURE;
+	return UNBRICKD_OK;
+}
+
+int ub_check_authority(const struct unbrickd_io *io, void *app, const struct ub_identity *identity,
+		       const struct ub_generation *g, uint32_t rollback_floor)
+{
+	uint32_t i, floor = ub_max(rollback_floor, identity->rollback_floor);
+
+	for (i = 0; i < g->count; i++) {
+		if (g->manifest[i].kind == UNBRICKD_FIRMWARE && g->manifest[i].rollback_index < floor)
+			return UNBRICKD_E_ROLLBACK;
+	}
+	if (!identity->maker_signs)
+		return UNBRICKD_OK;
+	for (i = 0; i < g->count; i++) {
+		if (g->manifest[i].kind == UNBRICKD_FIRMWARE) {
+			int error = check_maker_signature(io, app, identity, &g->manifest[i]);
+
+			if (error)
+				return error;
+		}
+	}
+	return UNBRICKD_OK;
+}

@@ -1,0 +1,553 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later OR BSD-2-Clause */
+/* What the files of the core share. A port includes unbrickd.h only. */
+#ifndef UNBRICKD_INTERNAL_H
+#define UNBRICKD_INTERNAL_H
+
+#include <string.h>
+
+#include "unbrickd.h"
+
+#define UB_DIGEST 32
+#define UB_DEVICE_ID 16
+#define UB_MODEL 32
+#define UB_NAME 16
+#define UB_VERSION 64
+#define UB_RECORD_PART 0	/* of the flash, and in transfers the generation document */
+#define UB_MAX_WINDOW 256	/* blocks outstanding, unless the device's ring takes fewer */
+#define UB_SHORTEST_BLOCK 512	/* what is known of each block costs memory */
+#define UB_SECOND 1000000u	/* all times are in microseconds */
+
+/* Loads and stores, byte by byte: nothing is laid over a packet. */
+
+static inline uint16_t ub_u16(const uint8_t *at)
+{
+	return (uint16_t)(at[0] << 8 | at[1]);
+}
+
+static inline uint32_t ub_u32(const uint8_t *at)
+{
+	return (uint32_t)ub_u16(at) << 16 | ub_u16(at + 2);
+}
+
+static inline void ub_put_u32(uint8_t *at, uint32_t value)
+{
+	at[0] = (uint8_t)(value >> 24);
+	at[1] = (uint8_t)(value >> 16);
+	at[2] = (uint8_t)(value >> 8);
+	at[3] = (uint8_t)value;
+}
+
+static inline uint32_t ub_min(uint32_t a, uint32_t b)
+{
+	return a < b ? a : b;
+}
+
+static inline uint32_t ub_max(uint32_t a, uint32_t b)
+{
+	return a > b ? a : b;
+}
+
+/* a / b, rounded up; of sizes that add up without overflow. */
+static inline uint32_t ub_pieces(uint32_t a, uint32_t b)
+{
+	return a / b + (a % b != 0);
+}
+
+/* How many blocks may be outstanding at most. */
+static inline uint32_t ub_max_window(const struct unbrickd_config *config)
+{
+	return config->ring_frames ? ub_min(config->ring_frames, UB_MAX_WINDOW) : UB_MAX_WINDOW;
+}
+
+/* Time since then, at most UINT32_MAX. */
+static inline uint32_t ub_since(uint64_t now_us, uint64_t then_us)
+{
+	return now_us <= then_us ? 0 : now_us - then_us > UINT32_MAX ? UINT32_MAX : (uint32_t)(now_us - then_us);
+}
+
+/* --- text.c --- */
+
+bool ub_is_utf8(const uint8_t *octets, uint32_t length);
+/* UTF-8 padded with zeros, nothing after the first of them. */
+bool ub_is_text_field(const uint8_t *field, uint32_t size);
+/* The same in every bit, in a time that does not tell where they differ. */
+bool ub_same(const uint8_t *a, const uint8_t *b, uint32_t length);
+
+/* --- wire.c: spec/protocol.md §2 to §4 --- */
+
+enum ub_type {
+	UB_PROBE = 1,
+	UB_PROBE_ACK = 2,
+	UB_RESTORE = 5,
+	UB_RESTORE_ACK = 6,
+	UB_DATA_REQUEST = 7,
+	UB_DATA_START = 8,
+	UB_DATA_START_ACK = 9,
+	UB_DATA_BLOCK = 10,
+	UB_DATA_END = 11,
+	UB_DATA_END_ACK = 12,
+	UB_BLOCK_REQUEST = 13,
+	UB_ERROR = 14,
+	UB_ANNOUNCE = 15,
+};
+
+enum ub_error_code { UB_ERROR_COOKIE = 3, UB_ERROR_NO_SESSION = 4, UB_ERROR_ROTTEN = 13 };
+
+#define UB_HEADER 16
+#define UB_BLOCK_OVERHEAD (UB_HEADER + 8)
+#define UB_NONCE 8
+#define UB_COOKIE 16
+#define UB_SERVER_ID 16
+#define UB_PROTOCOL_VERSION 1
+#define UB_MAX_RANGES 64
+#define UB_LONGEST_SENT (UB_HEADER + 8 + 8 * UB_MAX_RANGES)
+
+/* A message that a device gets; pointers are into the datagram. */
+struct ub_message {
+	uint8_t type;
+	uint16_t transfer;
+	uint32_t session;
+	union {
+		struct {
+			const uint8_t *nonce, *server_id, *cookie;
+			bool holds_device, busy;
+			uint8_t version;
+			uint16_t retry_s, max_message;
+		} probe_ack;
+		struct {
+			uint32_t generation, document_bytes;
+			const uint8_t *digest;
+			const uint8_t *seal;	/* NULL: none */
+		} restore_ack;
+		struct {
+			uint8_t component;
+			uint16_t max_block;
+			uint32_t generation, length;
+			const uint8_t *digest;
+		} data_start;
+		struct {
+			uint32_t request, offset, length;
+			const uint8_t *payload;
+		} data_block;
+		struct {
+			uint32_t request;
+		} data_end;
+		struct {
+			uint16_t code, retry_s;
+			uint8_t text_bytes;
+			const uint8_t *text;
+		} error;
+		struct {
+			uint8_t lowest, highest;
+		} announce;
+	} u;
+};
+
+/* UNBRICKD_E_MESSAGE unless it is one, whole and unspoilt, that a device gets. */
+int ub_decode(const struct unbrickd_io *io, const uint8_t *octets, uint32_t length, struct ub_message *message);
+
+/* A message being written; there is room for the longest. */
+struct ub_writer {
+	uint32_t length;
+	uint8_t octets[UB_LONGEST_SENT];
+};
+
+void ub_begin(struct ub_writer *w, enum ub_type type, uint32_t session, uint16_t transfer);
+void ub_add(struct ub_writer *w, uint32_t value, uint32_t size);
+void ub_add_octets(struct ub_writer *w, const uint8_t *from, uint32_t length);
+/* Sets length and CRC. */
+void ub_end(struct ub_writer *w, const struct unbrickd_io *io);
+
+/* --- seal.c: identity, keys, MACs, sealed contents; spec/flash-format.md §2, §4.1, §5 --- */
+
+struct ub_identity {
+	bool maker_signs;	/* every firmware; if not, what this device sealed may run */
+	uint32_t rollback_floor;
+	uint32_t maker_key_bytes;
+	const uint8_t *device_id, *model, *device_key, *recovery_secret, *maker_key;
+};
+
+struct ub_keys {
+	uint8_t manifest[UB_DIGEST], record[UB_DIGEST], good[UB_DIGEST], siv[UB_DIGEST], enc[UB_DIGEST];
+};
+
+struct ub_hmac {
+	struct unbrickd_sha256 hash;
+	uint8_t outer[64];
+};
+
+void ub_sha256(const struct unbrickd_io *io, const uint8_t *from, uint32_t length, uint8_t digest[UB_DIGEST]);
+/* Keys of up to 64 bytes. */
+void ub_hmac_begin(const struct unbrickd_io *io, struct ub_hmac *mac, const uint8_t *key, uint32_t key_length);
+void ub_hmac_end(const struct unbrickd_io *io, struct ub_hmac *mac, uint8_t digest[UB_DIGEST]);
+int ub_decode_identity(const struct unbrickd_io *io, const uint8_t *octets, uint32_t length,
+		       struct ub_identity *identity);
+void ub_derive_keys(const struct unbrickd_io *io, const struct ub_identity *identity, struct ub_keys *keys);
+void ub_good_seal(const struct unbrickd_io *io, const struct ub_keys *keys, const uint8_t *device_id, uint32_t number,
+		  const uint8_t *document_digest, uint8_t seal[UB_DIGEST]);
+void ub_keyed_digest(const struct unbrickd_io *io, const struct ub_keys *keys, uint8_t component, uint32_t index,
+		     const uint8_t *plaintext, uint32_t length, uint8_t digest[UB_DIGEST]);
+
+/* --- document.c: the generation document, spec/flash-format.md §3 and §4 --- */
+
+struct ub_manifest {
+	uint8_t id, kind, run_count;
+	bool sealed;
+	uint16_t signature_bytes;
+	uint32_t length, rollback_index, erase_blocks;
+	const uint8_t *name, *version, *runs, *signature, *digests, *transfer_digests;
+};
+
+struct ub_generation {
+	uint32_t number;
+	uint8_t count;
+	const uint8_t *device_id, *model;
+	struct ub_manifest manifest[UNBRICKD_MAX_COMPONENTS];
+};
+
+/* Pointers are into the document. UNBRICKD_E_DOCUMENT. The MAC is carried, not checked. */
+int ub_decode_document(const uint8_t *document, uint32_t length, struct ub_generation *generation);
+/* As ub_decode_document(), of this device only: UNBRICKD_E_MAC. */
+int ub_open_document(const struct unbrickd_io *io, const struct ub_keys *keys, const struct ub_identity *identity,
+		     const uint8_t *document, uint32_t length, struct ub_generation *generation);
+void ub_image_digest(const struct unbrickd_io *io, const struct ub_manifest *manifest, uint8_t digest[UB_DIGEST]);
+/* Whether its firmware may run here: UNBRICKD_E_ROLLBACK, _SIGNATURE. */
+int ub_check_authority(const struct unbrickd_io *io, void *app, const struct ub_identity *identity,
+		       const struct ub_generation *generation, uint32_t rollback_floor);
+
+/* --- flash.c: geometry, reading and writing --- */
+
+struct ub_erase_block {
+	uint32_t index, offset, size;
+};
+
+/* 0 if the geometry is out of range (flash-format.md §1). */
+uint32_t ub_count_erase_blocks(const struct unbrickd_geometry *geometry);
+uint32_t ub_largest_erase_block(const struct unbrickd_geometry *geometry);
+struct ub_erase_block ub_find_erase_block(const struct unbrickd_geometry *geometry, uint32_t index);
+/* Whether the manifest divides its image as this flash is divided. */
+bool ub_covers(const struct unbrickd_geometry *geometry, const struct ub_manifest *manifest);
+
+int ub_read(struct unbrickd *ub, uint8_t part, uint32_t offset, uint8_t *to, uint32_t length);
+int ub_program(struct unbrickd *ub, uint8_t part, uint32_t offset, const uint8_t *from, uint32_t length);
+/* Make the erase block hold `octets`, then 0xFF; read back. A power cut leaves this erase block undefined. */
+int ub_write_erase_block(struct unbrickd *ub, uint8_t part, struct ub_erase_block block, const uint8_t *octets,
+			 uint32_t length);
+
+/* --- journal.c and record.c: spec/flash-format.md §7 --- */
+
+enum ub_entry { UB_NOTHING, UB_ATTEMPT, UB_UP, UB_GOOD };
+
+#define UB_SLOT 32
+#define UB_MIN_SLOTS 16
+
+struct ub_journal {
+	uint32_t slots, next;
+	uint32_t failed_if_good, failed_if_not;	/* failed boots, whichever the generation is */
+	bool says_good;
+};
+
+void ub_encode_slot(const struct unbrickd_io *io, enum ub_entry entry, uint32_t sequence, uint32_t index,
+		    uint8_t slot[UB_SLOT]);
+/* Count one slot in; all of a journal in order. */
+void ub_count_slot(const struct unbrickd_io *io, struct ub_journal *journal, const uint8_t slot[UB_SLOT],
+		   uint32_t sequence);
+
+struct ub_record {
+	bool loaded;
+	bool good;		/* the flag; the journal may add to it */
+	bool is_good;		/* by flag or journal */
+	uint32_t sequence, counter, rollback_floor, rejected_from, rejected_to;
+	uint32_t document_bytes;
+	uint32_t failed_boots;
+	uint32_t number;
+	uint8_t digest[UB_DIGEST];	/* of the document */
+};
+
+uint32_t ub_record_capacity(const struct unbrickd_config *config);
+/* The record that counts, its document into ub->document, decoded. False if there is none. */
+bool ub_record_load(struct unbrickd *ub);
+/* The document of the record that was loaded, into ub->document again if another took its place. */
+int ub_record_reopen(struct unbrickd *ub);
+/* 1: a copy was rewritten; 0: none had to be. */
+int ub_record_repair(struct unbrickd *ub);
+int ub_record_mark(struct unbrickd *ub, enum ub_entry entry);
+/* Make ub->document the record's, with these numbers. A power cut leaves the old record or this one. */
+int ub_record_commit(struct unbrickd *ub, const struct ub_record *numbers);
+
+/* --- check.c and install.c --- */
+
+struct ub_decision {
+	enum unbrickd_reason reason;
+	uint32_t named, rejected_from, rejected_to;
+};
+
+/* What of it a choice needs, of the generation that the boot record names (R21). */
+struct ub_recorded {
+	uint8_t id;
+	uint8_t image_digest[UB_DIGEST];
+	uint8_t version[UB_VERSION];
+};
+
+struct ub_findings {
+	bool bootable, damaged, config_damaged;
+	int refused;
+};
+
+/* Whether a generation that this device sealed may run on it and fits: ROLLBACK, SIGNATURE, LAYOUT. */
+int ub_check_generation(struct unbrickd *ub, uint32_t rollback_floor);
+void ub_check_flash(struct unbrickd *ub);
+void ub_decide(struct unbrickd *ub, bool button);
+void ub_named_again(struct unbrickd *ub);
+/* Compare the flash with the generation in ub->document: fills ub->part and the map of damage. */
+void ub_compare(struct unbrickd *ub);
+bool ub_differs(const struct unbrickd *ub, uint32_t part, uint32_t index);
+/* Where the component of that id lies; NULL: this device has none. */
+const struct unbrickd_component *ub_find_component(const struct unbrickd *ub, uint8_t id);
+/* How many bytes of the image lie in that erase block. */
+uint32_t ub_content_bytes(const struct ub_manifest *manifest, struct ub_erase_block block);
+/* The digest that the manifest has of such an erase block. */
+void ub_digest(struct unbrickd *ub, const struct ub_manifest *manifest, uint32_t index, const uint8_t *octets,
+	       uint32_t length, uint8_t digest[UB_DIGEST]);
+
+/* The generation in ub->document is to be installed: check it, compare, tell. */
+int ub_install_begin(struct unbrickd *ub);
+/* An erase block of ub->part[part] as it was moved, in ub->erase_block: verify, program, read back. */
+int ub_install_erase_block(struct unbrickd *ub, uint32_t part, uint32_t index, uint32_t length);
+/* The boot record, last. */
+int ub_install_finish(struct unbrickd *ub);
+
+/* --- repeater.c: requests that are repeated, protocol.md §6 --- */
+
+#define UB_FIRST_WAIT (UB_SECOND / 4)
+#define UB_TRIES 8
+#define UB_FOR_EVER 0xFF
+#define UB_NO_JITTER 255
+
+struct ub_repeater {
+	uint64_t due_us;
+	uint32_t wait_us;
+	uint8_t left;
+};
+
+void ub_repeater_start(struct ub_repeater *r, uint64_t now_us, uint8_t tries);
+bool ub_repeater_due(const struct ub_repeater *r, uint64_t now_us);
+bool ub_repeater_exhausted(const struct ub_repeater *r, uint64_t now_us);
+/* jitter: 0 to 510 for -20 % to +20 %, so that a street does not ask in step */
+void ub_repeater_sent(struct ub_repeater *r, uint64_t now_us, uint32_t jitter);
+
+/* --- discovery.c: protocol.md §1, §4.1, §4.2 --- */
+
+#define UB_MAX_ANNOUNCED 8
+#define UB_MAX_FOUND 8
+#define UB_MAX_AVOIDED 16
+#define UB_AVOID_S 30
+
+struct ub_server {
+	struct unbrickd_peer peer;
+	uint8_t server_id[UB_SERVER_ID];
+	uint8_t cookie[UB_COOKIE];
+	bool holds_device;
+	uint16_t max_message;
+};
+
+struct ub_avoided {
+	struct unbrickd_peer peer;
+	uint64_t until_us;
+};
+
+struct ub_discovery {
+	uint8_t nonce[UB_NONCE];
+	uint8_t announced_count, found_count, avoided_count;
+	bool probed, choosing;
+	uint64_t probed_us, choose_us;
+	struct ub_repeater repeater;
+	struct unbrickd_peer announced[UB_MAX_ANNOUNCED];	/* the latest last */
+	struct ub_server found[UB_MAX_FOUND];
+	struct ub_avoided avoided[UB_MAX_AVOIDED];
+};
+
+void ub_discovery_restart(struct unbrickd *ub);
+void ub_discovery_avoid(struct unbrickd *ub, const struct unbrickd_peer *peer, uint32_t for_s);
+void ub_discovery_receive(struct unbrickd *ub, const struct unbrickd_peer *peer, const struct ub_message *message);
+/* Sends the Probes that are due. The server chosen, once there is one. */
+const struct ub_server *ub_discovery_poll(struct unbrickd *ub);
+uint64_t ub_discovery_timer(const struct ub_discovery *d);
+
+/* --- window.c: how many blocks may be outstanding, and for how long --- */
+
+struct ub_window {
+	uint32_t max_blocks;
+	uint32_t size_q8;		/* blocks × 256 */
+	uint32_t srtt_us, variation_us;	/* srtt 0: no sample yet */
+	uint8_t backoff, timeouts, flat_rounds;
+	bool slow_start, limited, round_started, has_base;
+	uint32_t loss_q20, usual_loss_q20, seen;
+	uint32_t round_ends_at;		/* place */
+	uint32_t shortest_us, base_us;
+	uint32_t delivered, lost;
+	uint32_t best_delivered, best_us;	/* the best rate so far: blocks per time */
+	uint64_t round_started_us, base_at_us;
+};
+
+struct ub_arrival {
+	uint32_t place;		/* its number in the order of request */
+	uint32_t next_place;	/* that of the next one requested */
+	uint32_t rtt_us;
+	bool limited;		/* the window, rather than what is wanted, bounds the requests */
+};
+
+void ub_window_start(struct ub_window *w, uint32_t max_blocks);
+uint32_t ub_window_blocks(const struct ub_window *w);
+void ub_window_arrived(struct ub_window *w, const struct ub_arrival *arrival, uint64_t now_us);
+void ub_window_lost(struct ub_window *w);
+void ub_window_timed_out(struct ub_window *w);
+bool ub_window_is_lossy(const struct ub_window *w);
+uint32_t ub_window_timeout_us(const struct ub_window *w);
+uint32_t ub_window_reordering_us(const struct ub_window *w);
+
+/* --- receiver.c: one segment at a time, protocol.md §4.10 to §4.12 --- */
+
+/* A block that was requested and has not arrived. */
+struct ub_flight {
+	uint32_t place, request;	/* its number in the order of asking; that of the BlockRequest */
+	uint32_t asked_us;		/* the low 32 bits of the time */
+	uint16_t block;
+};
+
+#define UB_MAX_GIVEN_UP 32
+
+struct ub_receiver {
+	/* the segment: blocks are counted from its start, the last one may be short */
+	uint8_t *to;
+	uint32_t offset, length;
+	uint32_t block_count, missing, unasked_from;
+	uint32_t lost_count, lost_from;	/* no block before lost_from is lost */
+	bool more;			/* another segment follows */
+	uint8_t *states;		/* of the blocks */
+
+	uint16_t block_bytes;
+	uint32_t request;		/* the last one's number */
+	uint32_t places;		/* blocks asked for so far, again or not */
+	uint32_t newest_place;		/* after it; of those that arrived. 0: none did */
+	uint32_t reordering_places;
+	uint32_t blocks_received;
+	uint32_t flight_count;
+	struct ub_flight *flights;	/* the oldest first; room for window.max_blocks */
+	uint64_t armed_us, quiet_since_us;
+	uint32_t end_request;		/* of the last DataEnd; 0: none */
+	uint64_t end_us;
+	struct ub_window window;
+	uint32_t given_up_count;	/* in this segment; the last UB_MAX_GIVEN_UP are kept */
+	struct ub_flight given_up[UB_MAX_GIVEN_UP];
+};
+
+/* states and flights are the caller's, and stay. */
+void ub_receiver_start(struct ub_receiver *r, uint16_t block_bytes, uint32_t max_window, uint64_t now_us);
+/* Fetch this next; the one before is done with. */
+void ub_receiver_open(struct ub_receiver *r, uint8_t *to, uint32_t offset, uint32_t length, bool more);
+/* True if it completes the segment. What was not asked for is ignored. */
+bool ub_receiver_block(struct ub_receiver *r, uint32_t request, uint32_t offset, const uint8_t *payload,
+		       uint32_t length, uint64_t now_us);
+void ub_receiver_end(struct ub_receiver *r, uint32_t request, uint64_t now_us);
+/* Give up what is lost by now; whether to request, or better wait for more arrivals. */
+bool ub_receiver_is_due(struct ub_receiver *r, uint64_t now_us);
+/* Add the body of the next BlockRequest; how often to send it, 0 if there is none. */
+uint32_t ub_receiver_request(struct ub_receiver *r, struct ub_writer *w, uint64_t now_us);
+uint64_t ub_receiver_timer(const struct ub_receiver *r);
+
+/* --- fetch.c: one object, from DataRequest to its last segment; protocol.md §4.7 to §4.13 --- */
+
+struct ub_fetch {
+	bool is_document, started, ack_due;
+	uint8_t component;		/* id; 0: the document */
+	uint16_t transfer, max_block;
+	uint32_t part;			/* index into ub->part */
+	uint32_t length;
+	uint32_t index, done, rejected;	/* of erase blocks or slices */
+	uint8_t digest[UB_DIGEST];
+	struct ub_repeater repeater;
+};
+
+void ub_fetch_document(struct unbrickd *ub);
+/* The first component from ub->part[part] on of which something differs; false: there is none. */
+bool ub_fetch_component(struct unbrickd *ub, uint32_t part);
+int ub_fetch_receive(struct unbrickd *ub, const struct ub_message *message);
+int ub_fetch_poll(struct unbrickd *ub);
+uint64_t ub_fetch_timer(const struct unbrickd *ub);
+/* The segment that has just come is what it must be: on to the next. True if that was the last. */
+bool ub_fetch_accept(struct unbrickd *ub);
+/* It is not: once more. */
+void ub_fetch_again(struct unbrickd *ub);
+
+/* --- session.c: with servers, one after the other --- */
+
+enum ub_state { UB_IDLE, UB_PROBING, UB_ASKING, UB_FETCHING };
+
+void ub_session_start(struct unbrickd *ub);
+void ub_session_receive(struct unbrickd *ub, const struct unbrickd_peer *from, const uint8_t *octets, uint32_t length);
+void ub_session_poll(struct unbrickd *ub);
+uint64_t ub_session_timer(const struct unbrickd *ub);
+/* The document's buffer was used for something else: ask the server for its offer again. */
+void ub_session_forget_transfer(struct unbrickd *ub);
+/* A segment is whole. */
+int ub_session_arrived(struct unbrickd *ub);
+void ub_send(struct unbrickd *ub, const struct unbrickd_peer *to);
+
+/* --- bootloader.c --- */
+
+void ub_tell(struct unbrickd *ub, const struct unbrickd_event *event);
+
+/* What is small and used everywhere comes first: it is reached by the shortest instructions. */
+struct unbrickd {
+	const struct unbrickd_config *config;
+	const struct unbrickd_io *io;
+	uint64_t now_us;
+	bool stopped;		/* a flash function said so: no function is called any more */
+	bool muted;		/* what is sent now would not be answered any more */
+
+	/* the memory behind this struct */
+	uint8_t *erase_block;	/* as large as the largest */
+	uint32_t erase_block_bytes;
+	uint8_t *damage;	/* a bit per erase block of all components */
+	uint8_t *document;	/* what is being verified, installed or fetched */
+	uint32_t document_room, document_bytes;
+	bool holds_record;	/* that document is the boot record's, opened */
+
+	/* the bootloader */
+	bool offered, booted;
+	enum unbrickd_light light;
+	uint32_t failed_generation;
+	uint64_t retry_us, boot_anyway_us;	/* UNBRICKD_NEVER: not set */
+	struct ub_findings findings;
+	struct ub_decision decision;
+
+	/* the restore session */
+	enum ub_state state;
+	bool flash_changed, installing, restored;
+	uint8_t setbacks, withdrawn;
+	uint16_t transfer, max_message;
+	uint32_t session;
+	int flash_failure;
+	uint32_t payload_bytes;
+	uint32_t offer_generation, offer_document_bytes;
+	struct ub_repeater repeater;
+	uint64_t progress_us;
+	struct ub_fetch fetch;
+	uint8_t offer_digest[UB_DIGEST];
+	struct ub_server server;
+	struct ub_receiver receiver;
+
+	struct ub_identity identity;
+	struct ub_record record;
+	struct ub_keys keys;
+	uint8_t recorded_count;
+	struct unbrickd_part part[UNBRICKD_MAX_COMPONENTS];	/* of the generation */
+	struct ub_generation generation;	/* of the document, once it is opened */
+	struct unbrickd_booting booting;
+	struct ub_writer writer;
+	struct ub_discovery discovery;
+	struct ub_recorded recorded[UNBRICKD_MAX_COMPONENTS];
+};
+
+#endif

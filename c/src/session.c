@@ -1,0 +1,361 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later OR BSD-2-Clause */
+/*
+ * The restore session: from the first Probe to the boot record (R18 to R23; spec/protocol.md §5.1). Writes flash as
+ * erase blocks arrive, each verified first and read back after, the boot record last. Nothing a server says can make it
+ * write a byte that this device did not seal, or name anything in the boot record that it may not run: the worst a
+ * server can do is not to help.
+ */
+#include "internal.h"
+
+#define PROGRESS_US (60 * UB_SECOND)	/* without one whole erase block: it may be doing so on purpose */
+#define MAX_REJECTED 3	/* erase blocks with a wrong digest: damage on the way is rare, a hostile server is not */
+#define MAX_SETBACKS 3	/* how often in a row a server is lost with nothing gained, until others get their turn */
+#define MAX_WITHDRAWN 8	/* offers that one server takes back as rotten */
+
+void ub_send(struct unbrickd *ub, const struct unbrickd_peer *to)
+{
+	if (!ub->stopped && !ub->muted)
+		ub->io->send(ub->config->app, to, ub->writer.octets, ub->writer.length);
+}
+
+void ub_session_start(struct unbrickd *ub)
+{
+	memset(&ub->discovery, 0, sizeof(ub->discovery));
+	ub->max_message = ub->config->max_message_bytes;
+	ub->setbacks = ub->withdrawn = 0;
+	ub->flash_changed = ub->restored = false;
+	ub->flash_failure = UNBRICKD_OK;
+	ub->payload_bytes = 0;
+	ub->state = UB_PROBING;
+	ub_discovery_restart(ub);
+}
+
+/* Ends. */
+
+/* Probe again; a server that vanished or was restarted may be back at any moment. */
+static void leave(struct unbrickd *ub, enum unbrickd_error why, bool refused, const struct ub_message *error)
+{
+	struct unbrickd_event event = { .kind = UNBRICKD_SERVER_GIVEN_UP, .server = &ub->server.peer };
+
+	event.u.given_up.why = why;
+	event.u.given_up.refused = refused;
+	if (error) {
+		event.u.given_up.code = error->u.error.code;
+		event.u.given_up.text = error->u.error.text;
+		event.u.given_up.text_bytes = error->u.error.text_bytes;
+	}
+	ub->state = UB_PROBING;
+	ub_tell(ub, &event);
+	ub_discovery_restart(ub);
+}
+
+/* This server cannot help for now: look for another, come back to it later. */
+static void give_up(struct unbrickd *ub, enum unbrickd_error why, bool refused, const struct ub_message *error)
+{
+	uint32_t wait_s = error && error->u.error.retry_s ? error->u.error.retry_s : UB_AVOID_S;
+
+	ub->setbacks = 0;
+	ub_discovery_avoid(ub, &ub->server.peer, wait_s);
+	leave(ub, why, refused, error);
+}
+
+static void fail(struct unbrickd *ub, int error)
+{
+	if (error <= UNBRICKD_E_FLASH && error > UNBRICKD_E_SILENT) {
+		ub->flash_failure = error;
+		ub->state = UB_IDLE;
+	} else if (error <= UNBRICKD_E_SILENT && error > UNBRICKD_E_NOTHING_HELD && ub->setbacks < MAX_SETBACKS) {
+		ub->setbacks++;
+		leave(ub, (enum unbrickd_error)error, false, NULL);
+	} else {
+		give_up(ub, (enum unbrickd_error)error, error <= UNBRICKD_E_MESSAGE, NULL);
+	}
+}
+
+static void begin_asking(struct unbrickd *ub)
+{
+	ub->state = UB_ASKING;
+	ub_repeater_start(&ub->repeater, ub->now_us, UB_TRIES);
+}
+
+/* The server has something else to offer, or may have. */
+static int ask_again(struct unbrickd *ub)
+{
+	if (++ub->withdrawn > MAX_WITHDRAWN)
+		return UNBRICKD_E_NOTHING_WHOLE;
+	begin_asking(ub);
+	return UNBRICKD_OK;
+}
+
+void ub_session_forget_transfer(struct unbrickd *ub)
+{
+	if (ub->state == UB_FETCHING)
+		begin_asking(ub);
+}
+
+static int finish(struct unbrickd *ub)
+{
+	struct unbrickd_event event = { .kind = UNBRICKD_RESTORED, .server = &ub->server.peer };
+	int error = ub_install_finish(ub);
+
+	if (error)
+		return error;
+	ub->state = UB_IDLE;
+	ub->restored = true;
+	event.u.summary.generation = ub->generation.number;
+	event.u.summary.payload_bytes = ub->payload_bytes;
+	ub_tell(ub, &event);
+	return UNBRICKD_OK;
+}
+
+/* Transfers: the document, then each component that needs erase blocks. */
+
+static int install(struct unbrickd *ub)
+{
+	int error = ub_install_begin(ub);
+
+	if (error)
+		return error;
+	ub->installing = true;
+	return ub_fetch_component(ub, 0) ? UNBRICKD_OK : finish(ub);
+}
+
+/* The generation in a fetched document: the one that was offered, sealed by this device. */
+static int open_offered(struct unbrickd *ub)
+{
+	uint8_t digest[UB_DIGEST];
+	int error;
+
+	ub_sha256(ub->io, ub->document, ub->document_bytes, digest);
+	if (memcmp(digest, ub->offer_digest, UB_DIGEST))
+		return UNBRICKD_E_DOCUMENT;
+	error = ub_open_document(ub->io, &ub->keys, &ub->identity, ub->document, ub->document_bytes, &ub->generation);
+	if (!error && ub->generation.number != ub->offer_generation)
+		error = UNBRICKD_E_DOCUMENT;
+	return error ? error : install(ub);
+}
+
+static int take_erase_block(struct unbrickd *ub)
+{
+	struct unbrickd_event event = { .kind = UNBRICKD_ERASE_BLOCK_RESTORED, .server = &ub->server.peer };
+	struct ub_fetch *f = &ub->fetch;
+	int error = ub_install_erase_block(ub, f->part, f->index, ub->receiver.length);
+
+	if (error)
+		return error;
+	event.u.restored.part = &ub->part[f->part];
+	event.u.restored.index = f->index;
+	event.u.restored.done = f->done + 1;
+	event.u.restored.wanted = ub->part[f->part].differing;
+	ub_tell(ub, &event);
+	ub->flash_changed = true;
+	return UNBRICKD_OK;
+}
+
+int ub_session_arrived(struct unbrickd *ub)
+{
+	struct ub_writer *w = &ub->writer;
+
+	if (ub->installing) {
+		int error = take_erase_block(ub);
+
+		if (error == UNBRICKD_E_DIGEST) {
+			ub_fetch_again(ub);
+			return ub->fetch.rejected >= MAX_REJECTED ? error : UNBRICKD_OK;
+		}
+		if (error)
+			return error;
+	}
+	ub->setbacks = 0;
+	ub->progress_us = ub->now_us;
+	ub->payload_bytes += ub->receiver.length;
+	if (!ub_fetch_accept(ub))
+		return UNBRICKD_OK;
+	ub_begin(w, UB_DATA_END_ACK, ub->session, ub->fetch.transfer);
+	ub_add(w, 0, 4);	/* verified */
+	ub_end(w, ub->io);
+	ub_send(ub, &ub->server.peer);
+	if (!ub->installing)
+		return open_offered(ub);
+	return ub_fetch_component(ub, ub->fetch.part + 1) ? UNBRICKD_OK : finish(ub);
+}
+
+/* The offer. */
+
+/* Half-way back to a generation that no server has any more, the recorded one is better than nothing. */
+static int take_none(struct unbrickd *ub)
+{
+	bool boots_as_it_is = ub->findings.bootable && !ub->flash_changed;
+
+	if (!ub->record.loaded || ub->findings.refused || ub->decision.named || boots_as_it_is)
+		return UNBRICKD_E_NOTHING_HELD;
+	ub_named_again(ub);
+	return ask_again(ub);
+}
+
+/*
+ * The one gate between an untrusted server and the flash: take only the very document that the boot record names and
+ * asks for, or one this device sealed as good. Its length is bounded by what record and memory can take.
+ */
+static int check_offer(struct unbrickd *ub, const struct ub_message *m, bool is_held)
+{
+	const struct ub_decision *d = &ub->decision;
+	uint32_t number = m->u.restore_ack.generation, length = m->u.restore_ack.document_bytes;
+	uint8_t seal[UB_DIGEST];
+
+	if (d->rejected_from <= number && number <= d->rejected_to)
+		return UNBRICKD_E_REJECTED;
+	if (is_held && d->named == number)
+		return UNBRICKD_OK;
+	ub_good_seal(ub->io, &ub->keys, ub->identity.device_id, number, m->u.restore_ack.digest, seal);
+	if (!m->u.restore_ack.seal || !ub_same(seal, m->u.restore_ack.seal, UB_DIGEST))
+		return UNBRICKD_E_GOOD_SEAL;
+	if (!length)
+		return UNBRICKD_E_DOCUMENT;
+	if (length > ub->document_room || length > ub_record_capacity(ub->config))
+		return UNBRICKD_E_LAYOUT;
+	return UNBRICKD_OK;
+}
+
+static int take_offer(struct unbrickd *ub, const struct ub_message *m)
+{
+	bool is_held = ub->record.loaded && !memcmp(ub->record.digest, m->u.restore_ack.digest, UB_DIGEST);
+	int error;
+
+	if (!m->u.restore_ack.generation)
+		return take_none(ub);
+	error = check_offer(ub, m, is_held);
+	if (error)
+		return error;
+	ub->installing = false;
+	ub->offer_generation = m->u.restore_ack.generation;
+	ub->offer_document_bytes = m->u.restore_ack.document_bytes;
+	memcpy(ub->offer_digest, m->u.restore_ack.digest, UB_DIGEST);
+	if (!is_held) {
+		ub_fetch_document(ub);
+		return UNBRICKD_OK;
+	}
+	error = ub_record_reopen(ub);
+	return error ? error : install(ub);
+}
+
+/* Messages. */
+
+static int take_error(struct unbrickd *ub, const struct ub_message *m)
+{
+	switch (m->u.error.code) {
+	case UB_ERROR_ROTTEN:
+		return ask_again(ub);
+	case UB_ERROR_COOKIE:
+	case UB_ERROR_NO_SESSION:
+		return UNBRICKD_E_AGAIN;
+	default:
+		give_up(ub, UNBRICKD_E_ERROR, false, m);
+		return UNBRICKD_OK;
+	}
+}
+
+static int take(struct unbrickd *ub, const struct ub_message *m)
+{
+	if (m->type == UB_ERROR)
+		return m->transfer == 0 || m->transfer == ub->transfer ? take_error(ub, m) : UNBRICKD_OK;
+	if (m->type == UB_RESTORE_ACK)
+		return ub->state == UB_ASKING ? take_offer(ub, m) : UNBRICKD_OK;
+	if (ub->state == UB_FETCHING && m->transfer == ub->fetch.transfer)
+		return ub_fetch_receive(ub, m);
+	return UNBRICKD_OK;
+}
+
+void ub_session_receive(struct unbrickd *ub, const struct unbrickd_peer *from, const uint8_t *octets, uint32_t length)
+{
+	struct ub_message m;
+	int error;
+
+	if (ub_decode(ub->io, octets, length, &m))
+		return;
+	if (ub->state == UB_PROBING) {
+		ub_discovery_receive(ub, from, &m);
+	} else if (ub->state != UB_IDLE && m.session == ub->session &&
+		   !memcmp(from->octets, ub->server.peer.octets, sizeof(from->octets))) {
+		error = take(ub, &m);
+		if (error)
+			fail(ub, error);
+	}
+}
+
+static void open_session(struct unbrickd *ub, const struct ub_server *server)
+{
+	struct unbrickd_event event = { .kind = UNBRICKD_SERVER_FOUND };
+	uint8_t random[4];
+
+	ub->server = *server;
+	ub->io->random(ub->config->app, random, sizeof(random));
+	ub->session = ub_max(ub_u32(random), 1);
+	ub->transfer = 0;
+	ub->withdrawn = 0;
+	ub->progress_us = ub->now_us;
+	begin_asking(ub);
+	event.server = &ub->server.peer;
+	event.u.holds_device = server->holds_device;
+	ub_tell(ub, &event);
+}
+
+static int ask(struct unbrickd *ub)
+{
+	struct ub_writer *w = &ub->writer;
+
+	if (ub_repeater_exhausted(&ub->repeater, ub->now_us))
+		return UNBRICKD_E_SILENT;
+	if (!ub_repeater_due(&ub->repeater, ub->now_us))
+		return UNBRICKD_OK;
+	ub_repeater_sent(&ub->repeater, ub->now_us, UB_NO_JITTER);
+	ub_begin(w, UB_RESTORE, ub->session, 0);
+	ub_add_octets(w, ub->server.cookie, UB_COOKIE);
+	ub_add_octets(w, ub->identity.device_id, UB_DEVICE_ID);
+	ub_add(w, ub->decision.named, 4);
+	ub_add(w, ub->decision.rejected_from, 4);
+	ub_add(w, ub->decision.rejected_to, 4);
+	ub_add(w, 0, 4);
+	ub_end(w, ub->io);
+	ub_send(ub, &ub->server.peer);
+	return UNBRICKD_OK;
+}
+
+static int pull(struct unbrickd *ub)
+{
+	if (ub_since(ub->now_us, ub->progress_us) >= PROGRESS_US)
+		return UNBRICKD_E_SLOW;
+	return ub_fetch_poll(ub);
+}
+
+void ub_session_poll(struct unbrickd *ub)
+{
+	int error = UNBRICKD_OK;
+
+	if (ub->state == UB_PROBING) {
+		const struct ub_server *server = ub_discovery_poll(ub);
+
+		if (server)
+			open_session(ub, server);
+	}
+	if (ub->state == UB_ASKING)
+		error = ask(ub);
+	else if (ub->state == UB_FETCHING)
+		error = pull(ub);
+	if (error)
+		fail(ub, error);
+}
+
+uint64_t ub_session_timer(const struct unbrickd *ub)
+{
+	switch (ub->state) {
+	case UB_PROBING:
+		return ub_discovery_timer(&ub->discovery);
+	case UB_ASKING:
+		return ub->repeater.due_us;
+	case UB_FETCHING:
+		return ub_fetch_timer(ub);
+	default:
+		return UNBRICKD_NEVER;
+	}
+}

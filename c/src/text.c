@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later OR BSD-2-Clause */
+/* Octets that must be text, or the same. Knows no field of any structure. */
+#include "internal.h"
+
+bool ub_is_utf8(const uint8_t *octets, uint32_t length)
+{
+	uint32_t at = 0;
+
+	while (at < length) {
+		uint8_t first = octets[at++];
+		uint32_t code, lowest, more;
+
+		if (first < 0x80)
+			continue;
+		if (first < 0xC0 || first > 0xF4)
+			return false;
+		more = first >= 0xF0 ? 3 : first >= 0xE0 ? 2 : 1;
+		lowest = more == 3 ? 0x10000 : more == 2 ? 0x800 : 0x80;
+		code = first & (0x3Fu >> more);
+		if (length - at < more)
+			return false;
+		while (more--) {
+			uint8_t next = octets[at++];
+
+			if ((next & 0xC0) != 0x80)
+				return false;
+			code = code << 6 | (next & 0x3F);
+		}
+		/* Overlong, a surrogate, or beyond Unicode (RFC 3629 §3). */
+		if (code < lowest || (code >= 0xD800 && code < 0xE000) || code > 0x10FFFF)
+			return false;
+	}
+	return true;
+}
+
+bool ub_is_text_field(const uint8_t *field, uint32_t size)
+{
+	uint32_t length = 0, at;
+
+	while (length < size && field[length])
+		length++;
+	for (at = length; at < size; at++) {
+		if (field[at])
+			return false;
+	}
+	return ub_is_utf8(field, length);
+}
+
+bool ub_same(const uint8_t *a, const uint8_t *b, uint32_t length)
+{
+	uint8_t differ = 0;
+
+	while (length--)
+		differ |= (uint8_t)(*a++ ^ *b++);
+	return differ == 0;
+}

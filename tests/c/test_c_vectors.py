@@ -1,0 +1,303 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The golden vectors of spec/vectors, read by the C core: the same files as Python's tests (tests/vectors)."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import random
+import zlib
+from pathlib import Path
+from typing import cast
+
+import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from unbrickd_c import FFI, c_octets, core, crypto_functions, ffi
+
+VECTORS = Path(__file__).resolve().parents[2] / "spec" / "vectors"
+DEVICE_GETS = {
+    2: "probe_ack",
+    6: "restore_ack",
+    8: "data_start",
+    10: "data_block",
+    11: "data_end",
+    14: "error",
+    15: "announce",
+}
+
+
+def load(name: str) -> dict[str, object]:
+    found: dict[str, object] = json.loads((VECTORS / f"{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def cases(name: str, key: str = "cases") -> list[dict[str, object]]:
+    return cast(list[dict[str, object]], load(name)[key])
+
+
+def value(name: str, key: str) -> bytes:
+    return bytes.fromhex(str(load(name)[key]))
+
+
+def taken(pointer: FFI.CData, length: int) -> bytes:
+    return bytes(ffi().buffer(pointer, length))
+
+
+@pytest.fixture(scope="module")
+def io() -> FFI.CData:
+    table = ffi().new("struct unbrickd_io *")
+    crypto_functions(table)
+    return table
+
+
+@pytest.fixture(scope="module")
+def identity(io: FFI.CData) -> tuple[FFI.CData, FFI.CData]:
+    """The identity of the first vector, and the bytes it points into."""
+    octets = c_octets(bytes.fromhex(str(cases("identity")[0]["octets"])))
+    found = ffi().new("struct ub_identity *")
+    assert core().ub_decode_identity(io, octets, len(octets), found) == 0
+    return found, octets
+
+
+@pytest.fixture(scope="module")
+def keys(io: FFI.CData, identity: tuple[FFI.CData, FFI.CData]) -> FFI.CData:
+    found = ffi().new("struct ub_keys *")
+    core().ub_derive_keys(io, identity[0], found)
+    return found
+
+
+def field(message: FFI.CData, name: str) -> object:
+    """A decoded field as the vectors write it."""
+    lengths = {"nonce": 8, "server_id": 16, "cookie": 16, "digest": 32, "seal": 32, "document_digest": 32}
+    found = getattr(message, name)
+    if name in lengths:
+        return None if found == ffi().NULL else taken(found, lengths[name]).hex()
+    return found
+
+
+NAMES = {
+    "retry_after_s": "retry_s",
+    "max_message_bytes": "max_message",
+    "document_length_bytes": "document_bytes",
+    "document_digest": "digest",
+    "good_seal": "seal",
+    "component_id": "component",
+    "max_block_bytes": "max_block",
+    "length_bytes": "length",
+    "offset_bytes": "offset",
+    "version_lowest": "lowest",
+    "version_highest": "highest",
+}
+"""Where the core calls a field by another name."""
+NOT_KEPT = {("announce", "server_id"), ("data_end", "blocks_sent"), ("data_start", "version"), ("error", "about")}
+"""What a recovering device has no use for. Records of components: it believes its own document instead."""
+
+
+@pytest.mark.parametrize("case", cases("messages"), ids=lambda case: str(case["name"]))
+def test_message_vector_decodes_to_its_fields_where_a_device_gets_it(io: FFI.CData, case: dict[str, object]) -> None:
+    octets = bytes.fromhex(str(case["octets"]))
+    message = ffi().new("struct ub_message *")
+    kept = c_octets(octets)
+    error = core().ub_decode(io, kept, len(octets), message)
+    kind = DEVICE_GETS.get(int(str(case["type"])))
+    if kind is None:
+        assert error == core().UNBRICKD_E_MESSAGE
+        return
+    assert error == 0
+    assert (message.type, message.session, message.transfer) == (case["type"], case["session"], case["transfer"])
+    fields = case["fields"]
+    assert isinstance(fields, dict)
+    body = getattr(message.u, kind)
+    checked = 0
+    for name, expected in fields.items():
+        if (kind, name) in NOT_KEPT or name == "components":
+            continue
+        if name == "payload":
+            assert taken(body.payload, body.length).hex() == expected
+        elif name == "text":
+            assert taken(body.text, body.text_bytes).decode() == expected
+        else:
+            assert field(body, NAMES.get(name, name) or name) == expected, name
+        checked += 1
+    assert checked
+
+
+@pytest.mark.parametrize("case", cases("messages"), ids=lambda case: str(case["name"]))
+def test_message_vector_cut_short_or_spoilt_is_dropped(io: FFI.CData, case: dict[str, object]) -> None:
+    octets = bytes.fromhex(str(case["octets"]))
+    message = ffi().new("struct ub_message *")
+    for length in range(len(octets)):
+        assert core().ub_decode(io, c_octets(octets[:length]), length, message) != 0
+    for bit in range(0, len(octets) * 8, 3):
+        spoilt = bytearray(octets)
+        spoilt[bit // 8] ^= 1 << bit % 8
+        assert core().ub_decode(io, c_octets(bytes(spoilt)), len(spoilt), message) != 0
+
+
+def test_derived_keys_vector_comes_out_of_the_identity(keys: FFI.CData) -> None:
+    vector = load("derived_keys")
+    for name in ("manifest", "record", "good", "siv", "enc"):
+        assert taken(getattr(keys, name), 32).hex() == vector[name]
+
+
+@pytest.mark.parametrize("case", cases("identity"))
+def test_identity_vector_decodes_to_its_fields(io: FFI.CData, case: dict[str, object]) -> None:
+    octets = bytes.fromhex(str(case["octets"])) + b"\xff" * 100
+    kept = c_octets(octets)
+    identity = ffi().new("struct ub_identity *")
+    assert core().ub_decode_identity(io, kept, len(octets), identity) == 0
+    assert taken(identity.device_id, 16).hex() == case["device_id"]
+    assert taken(identity.model, 32).rstrip(b"\0").decode() == case["model"]
+    assert taken(identity.maker_key, identity.maker_key_bytes).hex() == case["maker_key_der"]
+    assert identity.rollback_floor == case["rollback_floor"]
+    assert identity.maker_signs == (case["policy"] == 1)
+    for bit in range(0, (len(octets) - 100) * 8, 5):
+        kept[bit // 8] ^= 1 << bit % 8
+        assert core().ub_decode_identity(io, kept, len(octets), identity) == core().UNBRICKD_E_IDENTITY
+        kept[bit // 8] ^= 1 << bit % 8
+    for length in range(len(octets) - 100):
+        assert core().ub_decode_identity(io, kept, length, identity) == core().UNBRICKD_E_IDENTITY
+
+
+def opened(io: FFI.CData, keys: FFI.CData, identity: tuple[FFI.CData, FFI.CData]) -> tuple[FFI.CData, FFI.CData]:
+    document = value("generation", "document")
+    kept = c_octets(document)
+    generation = ffi().new("struct ub_generation *")
+    assert core().ub_open_document(io, keys, identity[0], kept, len(document), generation) == 0
+    return generation, kept
+
+
+def test_generation_vector_opens_and_its_firmware_has_the_image_digest_of_the_manifest_vector(
+    io: FFI.CData, keys: FFI.CData, identity: tuple[FFI.CData, FFI.CData]
+) -> None:
+    generation, kept = opened(io, keys, identity)
+    assert (generation.number, generation.count) == (load("generation")["number"], 2)
+    digest = ffi().new("uint8_t[32]")
+    core().ub_image_digest(io, ffi().addressof(generation.manifest[0]), digest)
+    assert taken(digest, 32) == value("open_manifest", "image_digest") == value("maker_signature", "image_digest")
+    assert taken(generation.manifest[0].signature, generation.manifest[0].signature_bytes) == value(
+        "maker_signature", "signature"
+    )
+    for at in range(len(kept)):
+        kept[at] ^= 0x40
+        assert core().ub_open_document(io, keys, identity[0], kept, len(kept), generation) == core().UNBRICKD_E_MAC
+        kept[at] ^= 0x40
+    for length in range(len(kept)):
+        assert core().ub_decode_document(kept, length, generation) == core().UNBRICKD_E_DOCUMENT
+
+
+def test_maker_signature_vector_is_asked_for_over_the_statement(
+    io: FFI.CData, keys: FFI.CData, identity: tuple[FFI.CData, FFI.CData]
+) -> None:
+    generation, _kept = opened(io, keys, identity)
+    asked: list[tuple[bytes, bytes, bytes]] = []
+
+    @ffi().callback("int(void *, const uint8_t *, uint32_t, const uint8_t *, const uint8_t *, uint32_t)")  # type: ignore[untyped-decorator]
+    def verify(  # noqa: PLR0917
+        app: FFI.CData, key: FFI.CData, size: int, digest: FFI.CData, signature: FFI.CData, length: int
+    ) -> int:
+        asked.append((taken(key, size), taken(digest, 32), taken(signature, length)))
+        return len(asked) - 1
+
+    io.verify_signature = verify
+    null = ffi().NULL
+    assert core().ub_check_authority(io, null, identity[0], generation, 0) == 0
+    statement = hashlib.sha256(value("maker_signature", "statement")).digest()
+    assert asked == [(value("maker_signature", "public_key_der"), statement, value("maker_signature", "signature"))]
+    assert core().ub_check_authority(io, null, identity[0], generation, 0) == core().UNBRICKD_E_SIGNATURE
+    rollback = generation.manifest[0].rollback_index
+    assert core().ub_check_authority(io, null, identity[0], generation, rollback + 1) == core().UNBRICKD_E_ROLLBACK
+
+
+def test_good_seal_vector_is_computed(io: FFI.CData, keys: FFI.CData) -> None:
+    seal = ffi().new("uint8_t[32]")
+    vector = load("good_seal")
+    core().ub_good_seal(
+        io, keys, value("good_seal", "device_id"), int(str(vector["number"])), value("good_seal", "digest"), seal
+    )
+    assert taken(seal, 32).hex() == vector["seal"]
+
+
+@pytest.mark.parametrize("case", cases("sealed_erase_block"))
+def test_sealed_erase_block_vector_opens(io: FFI.CData, keys: FFI.CData, case: dict[str, object]) -> None:
+    ciphertext, digest = bytes.fromhex(str(case["ciphertext"])), bytes.fromhex(str(case["digest"]))
+    octets = c_octets(ciphertext)
+    core().unbrickd_aes256_ctr(keys.enc, digest, octets, len(octets))
+    assert taken(octets, len(octets)).hex() == case["plaintext"]
+    found = ffi().new("uint8_t[32]")
+    core().ub_keyed_digest(io, keys, case["component_id"], case["index"], octets, len(octets), found)
+    assert taken(found, 32) == digest
+
+
+@pytest.mark.parametrize("case", cases("journal_slot"))
+def test_journal_slot_vector_is_written(io: FFI.CData, case: dict[str, object]) -> None:
+    slot = ffi().new("uint8_t[32]")
+    core().ub_encode_slot(io, case["entry"], case["sequence"], case["index"], slot)
+    assert taken(slot, 32).hex() == case["octets"]
+
+
+@pytest.mark.parametrize("case", cases("journal_slot", "journals"))
+def test_journal_vector_adds_up(io: FFI.CData, case: dict[str, object]) -> None:
+    octets = bytes.fromhex(str(case["octets"]))
+    journal = ffi().new("struct ub_journal *")
+    sequence = int(str(load("boot_record")["sequence"]))
+    for at in range(0, len(octets), 32):
+        core().ub_count_slot(io, journal, octets[at : at + 32], sequence)
+    failed = journal.failed_if_good if case["is_good"] else journal.failed_if_not
+    assert (journal.next, journal.says_good, failed) == (case["next_index"], case["is_good"], case["failed_boots"])
+    assert journal.slots == len(octets) // 32
+
+
+# The portable crypto, beside others' implementations
+
+
+def test_crypto_of_random_octets_is_that_of_the_libraries(io: FFI.CData) -> None:
+    seed = 20261123
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    for length in [*range(200), 4095, 4096, 70000]:
+        octets, key, counter = rng.randbytes(length), rng.randbytes(rng.randrange(65)), rng.randbytes(16)
+        digest = ffi().new("uint8_t[32]")
+        mac = ffi().new("struct ub_hmac *")
+        core().ub_hmac_begin(io, mac, key, len(key))
+        at = 0
+        while at < length:
+            size = rng.randrange(1, 200)
+            io.sha256_add(ffi().addressof(mac.hash), octets[at : at + size], len(octets[at : at + size]))
+            at += size
+        core().ub_hmac_end(io, mac, digest)
+        assert taken(digest, 32) == hmac.digest(key, octets, "sha256")
+        core().ub_sha256(io, octets, length, digest)
+        assert taken(digest, 32) == hashlib.sha256(octets).digest()
+        assert core().unbrickd_crc32(
+            core().unbrickd_crc32(0, octets, length // 3), octets[length // 3 :], length - length // 3
+        ) == zlib.crc32(octets)
+        aes_key = rng.randbytes(32)
+        for first in (counter, b"\xff" * 16):
+            found = c_octets(octets)
+            core().unbrickd_aes256_ctr(aes_key, first, found, length)
+            assert taken(found, length) == Cipher(algorithms.AES(aes_key), modes.CTR(first)).encryptor().update(octets)
+
+
+def test_text_is_utf8_where_python_says_so() -> None:
+    seed = 20261124
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    edges = [
+        b"",
+        "aäß€😀".encode(),
+        b"\xc0\x80",
+        b"\xe0\x80\x80",
+        b"\xed\xa0\x80",
+        b"\xf4\x90\x80\x80",
+        b"\xf0\x8f\xbf\xbf",
+    ]
+    octets = b"\x00\x41\x7f\x80\xbf\xc0\xc1\xc2\xdf\xe0\xe1\xed\xef\xf0\xf1\xf4\xf5\xff\x9f\xa0\x8f\x90"
+    for text in edges + [bytes(rng.choices(octets, k=rng.randrange(1, 6))) for _ in range(20000)]:
+        try:
+            text.decode()
+            right = True
+        except UnicodeDecodeError:
+            right = False
+        assert core().ub_is_utf8(text, len(text)) == right, text.hex()
