@@ -12,7 +12,7 @@ Figures = dict[str, float]
 OURS, THEIRS, PALE = "#0f766e", "#9aa5b1", "#99d5cd"
 FONT = 'font-family="system-ui, Segoe UI, Helvetica, Arial, sans-serif"'
 ROW, BAR, GAP = 30, 16, 18
-LABELS, COLUMN, NUMBERS = 178, 190, 62
+LABELS, COLUMN, NUMBERS = 178, 220, 92
 TOP = 92
 
 
