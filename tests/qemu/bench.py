@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bench of the tests in QEMU: our program in the laboratory's gateway, a real server beside it, and what is seen.
+
+Imported by `python -m pytest` from the root of the repository, as `make e2e` does it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools.lab import build, gateway
+from tools.lab.console import Console, Shell
+from tools.lab.cpio import initramfs
+from tools.lab.gateway import (
+    CHIP_BYTES,
+    CONFIG,
+    ERASE_BLOCK_BYTES,
+    FIRMWARE,
+    IDENTITY,
+    RECORD,
+    Bootloader,
+    Direct,
+    FlashFile,
+    power_on,
+)
+from tools.lab.root import compile_python, root
+from tools.lab.steps import FILES
+
+from unbrickd.adapters.flash.image import ImageFlash
+from unbrickd.cli.demo_process import ServerProcess
+from unbrickd.cli.narrate import JsonValue
+from unbrickd.flash.partition import Partition
+from unbrickd.flash.record import LoadedRecord, RecordStore
+from unbrickd.model.geometry import Geometry
+from unbrickd.seal.keys import DeviceKeys
+
+REPOSITORY = Path(__file__).parents[2]
+DEVICE_PACKAGES = ("cryptography", "filelock")
+"""All that agent and recovery import beyond the standard library."""
+MODEL = "virt-1"
+SETTINGS = b"hostname=router7\nsecret=correct-horse\n"
+BOOT_PATIENCE_S = 120.0
+COMMAND_PATIENCE_S = 300.0
+
+LAYOUT = f"""\
+model = "{MODEL}"
+good_after_s = 0.5
+identity = {{ mtd = "{gateway.mtd(IDENTITY)}" }}
+record = {{ mtd = "{gateway.mtd(RECORD)}" }}
+
+[[component]]
+name = "firmware"
+mtd = "{gateway.mtd(FIRMWARE)}"
+version_file = "/etc/version"
+
+[[component]]
+name = "config"
+mtd = "{gateway.mtd(CONFIG)}"
+
+[link]
+servers = ["{gateway.HOST}:%s"]
+
+[recovery]
+boot_limit = 20
+"""
+
+Events = list[dict[str, JsonValue]]
+
+
+@dataclass(frozen=True, slots=True)
+class Stopwatch:
+    """Keeps how long steps took for the summary."""
+
+    times: list[tuple[str, float]]
+
+    def note(self, step: str, took_s: float) -> None:
+        self.times.append((step, took_s))
+
+    @contextmanager
+    def timed(self, step: str) -> Iterator[None]:
+        started_s = time.monotonic()
+        yield
+        self.note(step, time.monotonic() - started_s)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Laboratory:
+    """What was built; `rescue` starts the kernel past the flash, `bootloader` is U-Boot on its own chip."""
+
+    qemu: Path
+    rescue: Direct
+    bootloader: Bootloader
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackedUp:
+    """The gateway after its first backup. Tests take copies."""
+
+    flash: FlashFile
+    store: Path
+    keys: DeviceKeys
+    image: bytes
+    """The firmware, without the erased flash behind it."""
+
+
+def build_laboratory(folder: Path, server_address: str) -> Laboratory:
+    """Everything built, or taken from the cache, and our program put into it."""
+    qemu, kernel, uboot = build.qemu(), build.kernel(), build.uboot(build.ARM)
+    base = root(REPOSITORY / "requirements" / "dev.txt", DEVICE_PACKAGES)
+    whole = folder / "root.cpio.gz"
+    whole.write_bytes(base.read_bytes() + initramfs(_program(folder / "program", server_address)))
+    return Laboratory(
+        qemu=qemu,
+        rescue=Direct(kernel=kernel, initramfs=whole),
+        bootloader=Bootloader.create(folder / "bootloader.bin", uboot),
+    )
+
+
+def _program(folder: Path, server_address: str) -> Path:
+    """What lies on top of the root file system: unbrickd, its layout, and the first process."""
+    for name in ("bin", "etc/unbrickd", "opt"):
+        (folder / name).mkdir(parents=True)
+    no_caches = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(REPOSITORY / "src" / "unbrickd", folder / "opt/unbrickd", ignore=no_caches)
+    shutil.copy(Path(__file__).with_name("guest_mtd.py"), folder / "opt")
+    compile_python(folder / "opt")
+    shutil.copy(FILES / "init", folder / "init")
+    (folder / "etc/version").write_text("1.0\n")
+    (folder / "etc/unbrickd/layout.toml").write_text(LAYOUT % server_address.rpartition(":")[2])
+    command = folder / "bin/unbrickd"
+    command.write_text('#!/bin/sh\nexec python3.11 -m unbrickd "$@"\n')
+    command.chmod(0o755)
+    return folder
+
+
+@contextmanager
+def serving(store: Path, address: str) -> Iterator[ServerProcess]:
+    """`unbrickd serve` on that store and address."""
+    server = ServerProcess(store, "udp")
+    server.address = address
+    with server:
+        yield server
+
+
+class Bench:
+    """One gateway, its flash and its consoles; `folder` takes their logs."""
+
+    def __init__(self, laboratory: Laboratory, flash: FlashFile, stopwatch: Stopwatch, folder: Path) -> None:
+        self.flash = flash
+        self.stopwatch = stopwatch
+        self._laboratory = laboratory
+        self._folder = folder
+        self._power_ons = 0
+
+    @contextmanager
+    def rescue_system(self) -> Iterator[Shell]:
+        """Linux and our program, started past the flash; its power is cut in the end."""
+        with self._power_on(self._laboratory.rescue) as console:
+            console.expect(r"gateway \S* is up", timeout_s=BOOT_PATIENCE_S)
+            self.stopwatch.note("boot of the rescue system", console.up_s)
+            yield Shell(console)
+
+    @contextmanager
+    def bootloader(self) -> Iterator[Console]:
+        """U-Boot from its own chip, at its banner."""
+        with self._power_on(self._laboratory.bootloader) as console:
+            console.expect(r"U-Boot 20\d\d\.\d\d", timeout_s=BOOT_PATIENCE_S)
+            yield console
+
+    def unbrickd(self, shell: Shell, words: str, *, code: int = 0) -> Events:
+        """Run our program in the guest and return its events."""
+        ran = shell.run(f"unbrickd {words} --json", timeout_s=COMMAND_PATIENCE_S)
+        assert ran.code == code, f"unbrickd {words} ended with {ran.code}:\n{ran.output}"
+        self.stopwatch.note(f"unbrickd {words}", ran.took_s)
+        return [json.loads(line) for line in ran.output.splitlines() if line.startswith("{")]
+
+    def _power_on(self, start: Direct | Bootloader) -> Console:
+        self._power_ons += 1
+        return power_on(self._laboratory.qemu, start, self.flash, log=self._folder / f"console-{self._power_ons}.log")
+
+
+def record_of(flash: FlashFile, keys: DeviceKeys) -> LoadedRecord | None:
+    """What the boot record says, read by the host."""
+    chip = ImageFlash(flash.path, Geometry.uniform(total_bytes=CHIP_BYTES, erase_block_bytes=ERASE_BLOCK_BYTES))
+    place = Partition(chip, offset_bytes=RECORD.offset_bytes, length_bytes=RECORD.size_bytes)
+    return RecordStore(place, keys).load()
+
+
+def named(events: Events, name: str) -> Events:
+    return [event for event in events if event["event"] == name]

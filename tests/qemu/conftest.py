@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The laboratory's gateway, made once a run: built, provisioned, and backed up to a real server.
+
+Each test has its own copy of the flash chip and of the server's store. Run by `make e2e`; tools/lab/README.md.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.qemu.bench import (
+    MODEL,
+    SETTINGS,
+    BackedUp,
+    Bench,
+    Laboratory,
+    Stopwatch,
+    build_laboratory,
+    serving,
+)
+from tools.lab.fit import firmware
+from tools.lab.gateway import CONFIG, FIRMWARE, IDENTITY, FlashFile
+
+from unbrickd.cli.demo_process import ServerProcess
+from unbrickd.seal.identity import FirmwarePolicy, Identity, encode_identity
+from unbrickd.seal.keys import DeviceKeys
+
+_times = pytest.StashKey[list[tuple[str, float]]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_times] = []
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """What each step took, under emulation: for people, never for a test to judge by."""
+    if config.stash[_times]:
+        terminalreporter.section("times in the laboratory")
+        for step, took_s in config.stash[_times]:
+            terminalreporter.write_line(f"{took_s:8.1f} s  {step}")
+
+
+@pytest.fixture(scope="session")
+def stopwatch(pytestconfig: pytest.Config) -> Stopwatch:
+    return Stopwatch(pytestconfig.stash[_times])
+
+
+@pytest.fixture(scope="session")
+def server_address(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Where every test's server listens: a port that was free when we began."""
+    with ServerProcess(tmp_path_factory.mktemp("port") / "store", "udp") as server:
+        return server.address
+
+
+@pytest.fixture(scope="session")
+def laboratory(tmp_path_factory: pytest.TempPathFactory, stopwatch: Stopwatch, server_address: str) -> Laboratory:
+    with stopwatch.timed("QEMU, kernel, U-Boot and root: built, or taken from the cache"):
+        return build_laboratory(tmp_path_factory.mktemp("laboratory"), server_address)
+
+
+@pytest.fixture(scope="session")
+def backed_up(
+    laboratory: Laboratory, server_address: str, tmp_path_factory: pytest.TempPathFactory, stopwatch: Stopwatch
+) -> BackedUp:
+    folder = tmp_path_factory.mktemp("backed-up")
+    identity = Identity.generate(
+        model=MODEL,
+        policy=FirmwarePolicy.OWNER,
+        maker_key_der=b"",
+        rollback_floor=0,
+        entropy=random.Random(20100520).randbytes,
+    )
+    image = firmware(laboratory.rescue.kernel, laboratory.rescue.initramfs)
+    flash = FlashFile.create(folder / "flash.bin")
+    flash.write(IDENTITY, encode_identity(identity))
+    flash.write(CONFIG, SETTINGS)
+    flash.write(FIRMWARE, image)
+    bench = Bench(laboratory, flash, stopwatch, folder)
+    with serving(folder / "store", server_address), bench.rescue_system() as shell:
+        bench.unbrickd(shell, "agent --once")
+    return BackedUp(flash=flash, store=folder / "store", keys=DeviceKeys.of(identity), image=image)
+
+
+@pytest.fixture
+def bench(backed_up: BackedUp, laboratory: Laboratory, stopwatch: Stopwatch, tmp_path: Path) -> Bench:
+    return Bench(laboratory, backed_up.flash.copy(tmp_path / "flash.bin"), stopwatch, tmp_path)
+
+
+@pytest.fixture
+def server(backed_up: BackedUp, server_address: str, tmp_path: Path) -> Iterator[ServerProcess]:
+    store = tmp_path / "store"
+    shutil.copytree(backed_up.store, store)
+    with serving(store, server_address) as running:
+        yield running

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Our agent and recovery in a gateway with 256 MiB of RAM, a real kernel and real NOR flash behind the kernel's MTD.
+
+The host damages the flash, the gateway heals itself from the real server, and the host looks at every byte.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+from tests.qemu.bench import SETTINGS, BackedUp, Bench, named, record_of
+from tools.lab.gateway import CONFIG, ERASE_BLOCK_BYTES, FIRMWARE, IDENTITY, RECORD, REGIONS, SPARE, Region, mtd
+
+from unbrickd.cli.demo_process import ServerProcess
+
+pytestmark = pytest.mark.qemu
+
+SEED = 20100520
+"""Of the damage."""
+
+
+def erase_blocks(octets: bytes) -> int:
+    return -(-len(octets) // ERASE_BLOCK_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Which erase blocks of which region the host fills with random bytes; a function of how many the image has."""
+
+    region: Region
+    indexes: Callable[[int, random.Random], list[int]]
+
+
+DAMAGES = {
+    "one-erase-block": Damage(FIRMWARE, lambda count, rng: [rng.randrange(count)]),
+    "ten-erase-blocks": Damage(FIRMWARE, lambda count, rng: sorted(rng.sample(range(count), 10))),
+    "whole-firmware": Damage(FIRMWARE, lambda count, rng: list(range(count))),
+    "configuration": Damage(CONFIG, lambda count, rng: [0]),
+    "one-copy-of-the-record": Damage(RECORD, lambda count, rng: [rng.randrange(2)]),
+    "both-copies-of-the-record": Damage(RECORD, lambda count, rng: [0, 1]),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGES)
+def test_recover_after_damage_flash_is_byte_for_byte_what_was_backed_up(
+    case: str, bench: Bench, backed_up: BackedUp, server: ServerProcess
+) -> None:
+    print(f"seed {SEED}; again: python -m pytest -m qemu tests/qemu -k {case}")
+    rng = random.Random(f"{SEED} {case}")
+    damage = DAMAGES[case]
+    indexes = damage.indexes(erase_blocks(backed_up.image), rng)
+    bench.flash.damage(damage.region, indexes, rng)
+    with bench.rescue_system() as shell:
+        checked = bench.unbrickd(shell, "recover --check", code=0 if case == "one-copy-of-the-record" else 5)
+        events = bench.unbrickd(shell, "recover --wait 120")
+        bench.unbrickd(shell, "recover --check")
+
+    for region in REGIONS:
+        if region is not RECORD:
+            assert bench.flash.read(region) == backed_up.flash.read(region), region.name
+    before, after = record_of(backed_up.flash, backed_up.keys), record_of(bench.flash, backed_up.keys)
+    assert before is not None and after is not None and after.copies == (True, True)
+    assert after.record.sealed.document == before.record.sealed.document
+    if damage.region is RECORD:
+        assert not named(events, "EraseBlockRestored")
+    else:
+        assert [e["index"] for e in named(events, "EraseBlockRestored")] == indexes, "only what is damaged is fetched"
+        components = named(checked, "Checked")[0]["components"]
+        assert isinstance(components, list)
+        found = {c["name"]: c["damaged"] for c in components if isinstance(c, dict)}
+        assert found == {"firmware": [], "config": [], damage.region.name: indexes}
+
+
+def test_agent_again_when_nothing_changed_moves_nothing(bench: Bench, server: ServerProcess) -> None:
+    with bench.rescue_system() as shell:
+        (ended,) = named(bench.unbrickd(shell, "agent --once"), "BackupEnded")
+    assert isinstance(ended["outcome"], dict) and ended["outcome"]["payload_bytes"] == 0
+
+
+def test_recover_after_new_settings_were_backed_up_brings_those_back(bench: Bench, server: ServerProcess) -> None:
+    settings = SETTINGS.replace(b"router7", b"router8")
+    bench.flash.write(CONFIG, settings)  # as the gateway's own pages would
+    healthy = bench.flash.read(CONFIG)
+    with bench.rescue_system() as shell:
+        bench.unbrickd(shell, "agent notify config-changed")
+        events = bench.unbrickd(shell, "agent --once")
+    assert named(events, "Recorded")[0]["components"] == ["config"]
+    bench.flash.damage(CONFIG, [0], random.Random(SEED))
+    with bench.rescue_system() as shell:
+        assert shell.check("hostname") != "router8\n"
+        bench.unbrickd(shell, "recover --wait 120")
+    assert bench.flash.read(CONFIG) == healthy
+    with bench.rescue_system() as shell:
+        assert shell.check("hostname") == "router8\n"
+
+
+def test_mtd_flash_on_a_real_kernel_programs_erases_and_is_refused_where_it_must(bench: Bench) -> None:
+    before = bench.flash.read(IDENTITY)
+    with bench.rescue_system() as shell:
+        said = json.loads(shell.check(f"python3.11 /opt/guest_mtd.pyc {mtd(SPARE)} {mtd(IDENTITY)}", timeout_s=120))
+    assert said == {}
+    assert bench.flash.read(IDENTITY) == before
+    pattern = bytes(range(256)) * (ERASE_BLOCK_BYTES // 256)
+    assert bench.flash.read(SPARE)[:ERASE_BLOCK_BYTES] == pattern

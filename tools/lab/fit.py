@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Firmware as U-Boot boots it: kernel and root file system in one FIT image, with hashes that U-Boot checks."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from tools.lab import debian
+from tools.lab.steps import run
+
+KERNEL_ADDRESS = 0x4100_0000
+"""Where the compressed kernel runs from: above where it unpacks itself to."""
+RAMDISK_ADDRESS = 0x4800_0000
+"""The kernel takes a root file system from RAM only, so U-Boot copies it out of flash."""
+
+_SOURCE = """\
+/dts-v1/;
+/ {{
+    description = "firmware of the laboratory's gateway";
+    #address-cells = <1>;
+    images {{
+        kernel {{
+            data = /incbin/("{kernel}");
+            type = "kernel";
+            arch = "arm";
+            os = "linux";
+            compression = "none";
+            load = <{kernel_address:#x}>;
+            entry = <{kernel_address:#x}>;
+            hash {{ algo = "sha256"; }};
+        }};
+        root {{
+            data = /incbin/("{initramfs}");
+            type = "ramdisk";
+            arch = "arm";
+            os = "linux";
+            compression = "none";
+            load = <{ramdisk_address:#x}>;
+            hash {{ algo = "sha256"; }};
+        }};
+    }};
+    configurations {{
+        default = "gateway";
+        gateway {{ kernel = "kernel"; ramdisk = "root"; }};
+    }};
+}};
+"""
+
+
+def firmware(kernel: Path, initramfs: Path) -> bytes:
+    """The FIT image."""
+    debian.need("u-boot-tools", "device-tree-compiler")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "firmware.its").write_text(
+            _SOURCE.format(
+                kernel=kernel,
+                initramfs=initramfs,
+                kernel_address=KERNEL_ADDRESS,
+                ramdisk_address=RAMDISK_ADDRESS,
+            )
+        )
+        run(["mkimage", "-f", "firmware.its", "firmware.itb"], folder=folder)
+        return (folder / "firmware.itb").read_bytes()
