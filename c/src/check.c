@@ -211,6 +211,7 @@ void ub_decide(struct unbrickd *ub, bool button)
 	} else if (ub->findings.damaged) {
 		ub_named_again(ub);
 	} else {
+		memset(d, 0, sizeof(*d));
 		d->reason = UNBRICKD_SOUND;
 	}
 }

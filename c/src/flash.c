@@ -103,25 +103,25 @@ struct state {
 	bool right, blank;
 };
 
-static int look(struct unbrickd *ub, uint8_t part, struct ub_erase_block block, const uint8_t *octets, uint32_t length,
-		struct state *is)
+/* What cannot be read is neither: erasing may mend it. */
+static struct state look(struct unbrickd *ub, uint8_t part, struct ub_erase_block block, const uint8_t *octets,
+			 uint32_t length)
 {
+	struct state is = { true, true };
 	uint8_t page[PAGE];
 	uint32_t at, i;
 
-	is->right = is->blank = true;
-	for (at = 0; at < block.size && (is->right || is->blank); at += PAGE) {
+	for (at = 0; at < block.size && (is.right || is.blank); at += PAGE) {
 		uint32_t size = ub_min(PAGE, block.size - at);
-		int error = ub_read(ub, part, block.offset + at, page, size);
 
-		if (error)
-			return error;
-		for (i = 0; i < size; i++) {
-			is->right = is->right && page[i] == wanted(octets, length, at + i);
-			is->blank = is->blank && page[i] == 0xFF;
+		if (ub_read(ub, part, block.offset + at, page, size))
+			is.right = is.blank = false;
+		for (i = 0; i < size && (is.right || is.blank); i++) {
+			is.right = is.right && page[i] == wanted(octets, length, at + i);
+			is.blank = is.blank && page[i] == 0xFF;
 		}
 	}
-	return UNBRICKD_OK;
+	return is;
 }
 
 /* From the last page to the first, so that what begins with a magic is not there before all of it is. */
@@ -152,21 +152,22 @@ static int program_pages(struct unbrickd *ub, uint8_t part, struct ub_erase_bloc
 int ub_write_erase_block(struct unbrickd *ub, uint8_t part, struct ub_erase_block block, const uint8_t *octets,
 			 uint32_t length)
 {
-	struct state is;
+	struct state is = look(ub, part, block, octets, length);
 	uint32_t tries;
-	int error = look(ub, part, block, octets, length, &is);
 
-	for (tries = 0; tries < MAX_TRIES && !error && !is.right; tries++) {
+	for (tries = 0; tries < MAX_TRIES && !is.right; tries++) {
+		int error = UNBRICKD_OK;
+
 		if (!is.blank) {
 			error = erase(ub, part, block.offset, block.size);
-			if (!error)
-				error = look(ub, part, block, octets, length, &is);
+			is = look(ub, part, block, octets, length);
 		}
-		if (error || !is.blank)
-			continue;
-		error = program_pages(ub, part, block, octets, length);
-		if (!error)
-			error = look(ub, part, block, octets, length, &is);
+		if (!error && is.blank) {
+			error = program_pages(ub, part, block, octets, length);
+			is = look(ub, part, block, octets, length);
+		}
+		if (error)
+			return error;
 	}
-	return error ? error : is.right ? UNBRICKD_OK : UNBRICKD_E_VERIFY;
+	return is.right ? UNBRICKD_OK : UNBRICKD_E_VERIFY;
 }
