@@ -175,7 +175,7 @@ class Bench:
 
     def unbrickd(self, shell: Shell, words: str, *, code: int = 0) -> Events:
         """Run our program in the guest and return its events."""
-        ran = shell.run(f"unbrickd {words} --json", timeout_s=COMMAND_PATIENCE_S)
+        ran = shell.run(f"unbrickd {words}", timeout_s=COMMAND_PATIENCE_S)
         assert ran.code == code, f"unbrickd {words} ended with {ran.code}:\n{ran.output}"
         self.stopwatch.note(f"unbrickd {words}", ran.took_s)
         return [json.loads(line) for line in ran.output.splitlines() if line.startswith("{")]

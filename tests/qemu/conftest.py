@@ -81,7 +81,7 @@ def backed_up(
     flash.write(FIRMWARE, image)
     bench = Bench(laboratory, flash, stopwatch, folder)
     with serving(folder / "store", server_address), bench.rescue_system() as shell:
-        bench.unbrickd(shell, "agent --once")
+        bench.unbrickd(shell, "agent --once --json")
     return BackedUp(flash=flash, store=folder / "store", keys=DeviceKeys.of(identity), image=image)
 
 

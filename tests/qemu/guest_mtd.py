@@ -30,17 +30,13 @@ def main(spare: Path, read_only: Path) -> None:
         first, second, last = blocks[0], blocks[1], blocks[-1]
         pattern = bytes(range(256)) * (first.size_bytes // 256)
         write_erase_block(flash, first, pattern)
-        said["odd_program"] = outcome(lambda: flash.program(second.offset_bytes + 5, b"odd"))
-        said["odd_read"] = flash.read(second.offset_bytes + 4, 5).hex()
+        flash.program(second.offset_bytes + 5, b"unaligned")
+        said["unaligned"] = flash.read(second.offset_bytes + 4, 11).hex()
+        write_erase_block(flash, last, pattern)
         write_erase_block(flash, last, pattern[::-1])
-        # Programming clears bits and sets none.
-        flash.program(last.offset_bytes, bytes([0xF0] * 4))
-        said["programmed_twice"] = flash.read(last.offset_bytes, 4).hex()
         said["lock"] = outcome(lambda: flash.lock(first.offset_bytes, first.size_bytes))
-        said["erase_locked"] = outcome(lambda: flash.erase(first.offset_bytes))
-        said["locked_survived"] = flash.read(first.offset_bytes, first.size_bytes) == pattern
         said["unlock"] = outcome(lambda: flash.unlock(first.offset_bytes, first.size_bytes))
-        write_erase_block(flash, first, pattern)
+        said["still_there"] = flash.read(first.offset_bytes, first.size_bytes) == pattern
     said["open_read_only"] = outcome(lambda: MtdFlash(read_only).close())
     with MtdFlash(read_only, writable=False) as flash:
         said["erase_read_only"] = outcome(lambda: flash.erase(0))

@@ -55,9 +55,9 @@ def test_recover_after_damage_flash_is_byte_for_byte_what_was_backed_up(
     indexes = damage.indexes(erase_blocks(backed_up.image), rng)
     bench.flash.damage(damage.region, indexes, rng)
     with bench.rescue_system() as shell:
-        checked = bench.unbrickd(shell, "recover --check", code=0 if case == "one-copy-of-the-record" else 5)
-        events = bench.unbrickd(shell, "recover --wait 120")
-        bench.unbrickd(shell, "recover --check")
+        checked = bench.unbrickd(shell, "recover --check --json", code=0 if case == "one-copy-of-the-record" else 5)
+        events = bench.unbrickd(shell, "recover --wait 120 --json")
+        bench.unbrickd(shell, "recover --check --json")
 
     for region in REGIONS:
         if region is not RECORD:
@@ -77,7 +77,7 @@ def test_recover_after_damage_flash_is_byte_for_byte_what_was_backed_up(
 
 def test_agent_again_when_nothing_changed_moves_nothing(bench: Bench, server: ServerProcess) -> None:
     with bench.rescue_system() as shell:
-        (ended,) = named(bench.unbrickd(shell, "agent --once"), "BackupEnded")
+        (ended,) = named(bench.unbrickd(shell, "agent --once --json"), "BackupEnded")
     assert isinstance(ended["outcome"], dict) and ended["outcome"]["payload_bytes"] == 0
 
 
@@ -87,12 +87,12 @@ def test_recover_after_new_settings_were_backed_up_brings_those_back(bench: Benc
     healthy = bench.flash.read(CONFIG)
     with bench.rescue_system() as shell:
         bench.unbrickd(shell, "agent notify config-changed")
-        events = bench.unbrickd(shell, "agent --once")
+        events = bench.unbrickd(shell, "agent --once --json")
     assert named(events, "Recorded")[0]["components"] == ["config"]
     bench.flash.damage(CONFIG, [0], random.Random(SEED))
     with bench.rescue_system() as shell:
         assert shell.check("hostname") != "router8\n"
-        bench.unbrickd(shell, "recover --wait 120")
+        bench.unbrickd(shell, "recover --wait 120 --json")
     assert bench.flash.read(CONFIG) == healthy
     with bench.rescue_system() as shell:
         assert shell.check("hostname") == "router8\n"
@@ -102,7 +102,18 @@ def test_mtd_flash_on_a_real_kernel_programs_erases_and_is_refused_where_it_must
     before = bench.flash.read(IDENTITY)
     with bench.rescue_system() as shell:
         said = json.loads(shell.check(f"python3.11 /opt/guest_mtd.pyc {mtd(SPARE)} {mtd(IDENTITY)}", timeout_s=120))
-    assert said == {}
+    assert said == {
+        "erase_blocks": [ERASE_BLOCK_BYTES] * SPARE.erase_blocks,
+        "unaligned": (b"\xff" + b"unaligned" + b"\xff").hex(),
+        "lock": "done",
+        "unlock": "done",
+        "still_there": True,
+        "open_read_only": "protected",
+        "erase_read_only": "protected",
+        "program_read_only": "io",
+        "unlock_read_only": "protected",
+    }
     assert bench.flash.read(IDENTITY) == before
     pattern = bytes(range(256)) * (ERASE_BLOCK_BYTES // 256)
-    assert bench.flash.read(SPARE)[:ERASE_BLOCK_BYTES] == pattern
+    spare = bench.flash.read(SPARE)
+    assert spare[:ERASE_BLOCK_BYTES] == pattern and spare[-ERASE_BLOCK_BYTES:] == pattern[::-1]
