@@ -14,14 +14,14 @@ import sys
 import time
 from typing import Protocol
 
+from unbrickd.adapters.net import packet_info
+from unbrickd.adapters.net.packet_info import BROADCAST, MULTICAST_GROUP
 from unbrickd.errors import ConfigError, RemoteProtocolError
 from unbrickd.model.layout import LinkLayout
 from unbrickd.model.peer import Peer, Transport
 from unbrickd.wire.framing import DEFAULT_PORT, DEVICE_PORT, MAX_MESSAGE_BYTES, StreamSplitter
 
 DISCOVER = "discover"
-MULTICAST_GROUP = "ff02::7562"
-BROADCAST = "255.255.255.255"
 RECEIVE_BUFFER_BYTES = 1 << 20
 """Asked of the operating system; a burst of one window must fit while flash is being written."""
 MAX_BATCH = 64
@@ -78,11 +78,7 @@ def _resolve(layout: LinkLayout) -> tuple[Peer, ...]:
     for server in layout.servers:
         if server == DISCOVER:
             if transport is Transport.UDP:
-                peers.append(Peer(transport=transport, host=BROADCAST, port=DEFAULT_PORT))
-                peers += [
-                    Peer(transport=transport, host=MULTICAST_GROUP, port=DEFAULT_PORT, scope=index)
-                    for index, _ in _interfaces()
-                ]
+                peers += _everywhere()
             continue
         host, port = split_address(server, default_port=DEFAULT_PORT)
         try:
@@ -99,20 +95,20 @@ def _resolve(layout: LinkLayout) -> tuple[Peer, ...]:
     return tuple(dict.fromkeys(peers))
 
 
-def _interfaces() -> list[tuple[int, str]]:
-    try:
-        return socket.if_nameindex()
-    except OSError:
-        return []
+def _everywhere() -> list[Peer]:
+    """Broadcast and multicast on every link; where the platform cannot name the link of a broadcast, it chooses."""
+    links = packet_info.interfaces()
+    broadcast_links = links if links and packet_info.tells_interface(socket.AF_INET) else [0]
+    return [
+        Peer(transport=Transport.UDP, host=host, port=DEFAULT_PORT, scope=index)
+        for host, indexes in ((BROADCAST, broadcast_links), (MULTICAST_GROUP, links))
+        for index in indexes
+    ]
 
 
 def _peer(transport: Transport, address: tuple[str | int | bytes, ...]) -> Peer:
     host, port = str(address[0]).partition("%")[0], int(address[1])
     return Peer(transport=transport, host=host, port=port, scope=int(address[3]) if len(address) > 3 else 0)
-
-
-def _address(peer: Peer) -> tuple[str, int] | tuple[str, int, int, int]:
-    return (peer.host, peer.port, 0, peer.scope) if ":" in peer.host else (peer.host, peer.port)
 
 
 class UdpLink:
@@ -123,6 +119,8 @@ class UdpLink:
         self.max_message_bytes = layout.max_message_bytes
         self.sent_bytes = self.received_bytes = 0
         self._sockets: dict[int, socket.socket] = {}
+        self._without_address: dict[int, bool] = {}
+        """The interfaces on which we turned out to have no IPv4 address, so that servers are met by broadcast."""
         listens = DISCOVER in layout.servers
         for family in (socket.AF_INET, socket.AF_INET6):
             with contextlib.suppress(OSError):
@@ -135,14 +133,17 @@ class UdpLink:
         if sock is None:
             return
         self.sent_bytes += len(octets)
-        try:
-            sock.sendto(octets, _address(peer))
-        except BlockingIOError:
-            select.select([], [sock], [], 0.05)
-            with contextlib.suppress(OSError):
-                sock.sendto(octets, _address(peer))
-        except OSError:
-            pass  # unreachable for now: as good as lost
+        without_address = sock.family == socket.AF_INET and self._without_address.get(peer.scope, False)
+        host = BROADCAST if without_address else peer.host
+        for _ in range(2):
+            try:
+                packet_info.send(sock, octets, host, peer.port, interface=peer.scope)
+            except BlockingIOError:
+                select.select([], [sock], [], 0.05)
+            except OSError:
+                return  # unreachable for now: as good as lost
+            else:
+                return
 
     def receive(self, timeout_s: float) -> list[tuple[Peer, bytes]]:
         ready, _, _ = select.select(list(self._sockets.values()), [], [], max(0.0, timeout_s))
@@ -150,12 +151,15 @@ class UdpLink:
         for sock in ready:
             while len(received) < MAX_BATCH:
                 try:
-                    octets, address = sock.recvfrom(MAX_MESSAGE_BYTES)
+                    got = packet_info.receive(sock)
                 except BlockingIOError:
                     break
                 except OSError:
                     break  # a port unreachable from an earlier message
-                received.append((_peer(Transport.UDP, address), octets))
+                if sock.family == socket.AF_INET:
+                    self._without_address[got.interface] = got.local.has_no_address
+                peer = Peer(transport=Transport.UDP, host=got.host, port=got.port, scope=got.interface)
+                received.append((peer, got.octets))
         self.received_bytes += sum(len(octets) for _, octets in received)
         return received
 
@@ -170,6 +174,7 @@ def _udp_socket(family: int, port: int) -> socket.socket:
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
     if family == socket.AF_INET:
+        packet_info.ask_for_interface(sock)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
         if sys.platform == "linux":
             # IP_MTU_DISCOVER = IP_PMTUDISC_DO: never fragment (ip(7)); the socket module does not name them.
@@ -181,10 +186,9 @@ def _udp_socket(family: int, port: int) -> socket.socket:
     except OSError:
         sock.bind(("", 0))  # another program listens for Announce here; Probes work all the same
     if family == socket.AF_INET6 and port:
-        group = socket.inet_pton(socket.AF_INET6, MULTICAST_GROUP)
-        for index, _ in _interfaces():
+        for index in packet_info.interfaces():
             with contextlib.suppress(OSError):
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, group + index.to_bytes(4, sys.byteorder))
+                packet_info.join(sock, index)
     return sock
 
 

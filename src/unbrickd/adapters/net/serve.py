@@ -11,8 +11,10 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from unbrickd.adapters.net.binding import Bound
+from unbrickd.adapters.net.neighbours import OpenFlows, neighbours
+from unbrickd.adapters.net.packet_info import interfaces
 from unbrickd.adapters.net.server_tcp import TcpConnection, TcpListener
-from unbrickd.adapters.net.server_udp import UdpSocket, interfaces
+from unbrickd.adapters.net.server_udp import UdpSocket
 from unbrickd.errors import ConfigError
 from unbrickd.model.peer import Peer
 from unbrickd.server.events import Event
@@ -56,6 +58,7 @@ class _Runner:
         self._on_event = on_event
         self._udp: list[UdpSocket] = []
         self._tcp: list[TcpListener] = []
+        self._flows = OpenFlows()
         self._carriers: dict[int, UdpSocket | TcpConnection] = {}
         self._last_channel = 0
         self._pump_is_due = False
@@ -192,9 +195,10 @@ class _Runner:
     def _tick(self) -> None:
         self._tick_timer = self._loop.call_later(TICK_S, self._tick)
         here = interfaces()
+        flows = self._flows.due(neighbours(), self._loop.time()) if self._announce else []
         for udp in self._udp:
             udp.join(here)
             if self._announce:
-                udp.announce(self._server.announce(), here)
+                udp.announce(self._server.announce(), here, flows)
         for listener in self._tcp:
             listener.close_idle()

@@ -9,19 +9,19 @@ device that asked by broadcast or multicast. Knows datagrams, not what they mean
 from __future__ import annotations
 
 import socket
-import struct
 import sys
 from asyncio import AbstractEventLoop
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
+from unbrickd.adapters.net import packet_info
 from unbrickd.adapters.net.binding import Bound, bound_socket
+from unbrickd.adapters.net.neighbours import Neighbour
+from unbrickd.adapters.net.packet_info import ANY, BROADCAST, MULTICAST_GROUP, Local
 from unbrickd.model.peer import Peer, Transport
-from unbrickd.wire.framing import DEVICE_PORT, MAX_MESSAGE_BYTES
+from unbrickd.wire.framing import DEVICE_PORT
 
-MULTICAST_GROUP = "ff02::7562"
-BROADCAST = "255.255.255.255"
 SOCKET_BUFFER_BYTES = 4 << 20
 """Asked of the operating system, which may give less: a window of every device of a street at once."""
 MAX_BATCH = 64
@@ -29,13 +29,6 @@ MAX_BATCH = 64
 MAX_HELD = 256
 """Datagrams that wait for the socket to take them; what is beyond is lost, as on any network."""
 
-_LINUX = sys.platform == "linux"
-_IP_PKTINFO = getattr(socket, "IP_PKTINFO", 8) if _LINUX else None
-_PKTINFO_4 = struct.Struct("=I4s4s")
-"""struct in_pktinfo: interface, local address, destination (ip(7))."""
-_PKTINFO_6 = struct.Struct("=16sI")
-"""struct in6_pktinfo: address, interface (RFC 3542 §6)."""
-_ANCILLARY_BYTES = 128
 _DONT_FRAGMENT: dict[str, tuple[tuple[int, int, int], ...]] = {
     # (level, option, value), from ip(7), ipv6(7), ws2ipdef.h and netinet/in.h; the socket module names few of them.
     "linux": ((socket.IPPROTO_IP, 10, 2), (socket.IPPROTO_IPV6, 23, 2)),
@@ -44,11 +37,10 @@ _DONT_FRAGMENT: dict[str, tuple[tuple[int, int, int], ...]] = {
 }
 
 OnDatagrams = Callable[[list[tuple[Peer, bytes]]], None]
-Address = tuple[str, int] | tuple[str, int, int, int]
 
 
 class UdpSocket:
-    """One bound socket. Each local address of this host that is written to is a channel of its own."""
+    """One bound socket. Each way in, address of this host and link or not, is a channel of its own."""
 
     def __init__(
         self,
@@ -67,8 +59,8 @@ class UdpSocket:
         self._socket = bound_socket(socket.SOCK_DGRAM, address)
         self._is_ipv6 = self._socket.family == socket.AF_INET6
         self._is_any = address[0] in ("0.0.0.0", "::")
-        self._channel_of: dict[bytes, int] = {}
-        self._local_of: dict[int, bytes] = {}
+        self._channel_of: dict[Local, int] = {}
+        self._local_of: dict[int, Local] = {}
         self._held: deque[tuple[Peer, bytes]] = deque(maxlen=MAX_HELD)
         self._joined: set[int] = set()
         self._configure()
@@ -81,15 +73,13 @@ class UdpSocket:
             (socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES),
             *_DONT_FRAGMENT.get(sys.platform, ()),
         ]
-        if self._is_ipv6 and hasattr(socket, "IPV6_RECVPKTINFO"):
-            wanted.append((socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1))
-        elif not self._is_ipv6:
+        if not self._is_ipv6:
             wanted.append((socket.SOL_SOCKET, socket.SO_BROADCAST, 1))
-            if _IP_PKTINFO is not None:
-                wanted.append((socket.IPPROTO_IP, _IP_PKTINFO, 1))
         for level, option, value in wanted:
             with suppress(OSError):
                 self._socket.setsockopt(level, option, value)
+        with suppress(OSError):
+            packet_info.ask_for_interface(self._socket)
 
     @property
     def bound(self) -> Bound:
@@ -126,28 +116,13 @@ class UdpSocket:
             self._on_datagrams(received)
 
     def _receive(self) -> tuple[Peer, bytes]:
-        if not hasattr(self._socket, "recvmsg"):
-            octets, address = self._socket.recvfrom(MAX_MESSAGE_BYTES)
-            return self._peer(address, b"", 0), octets
-        octets, ancillary, _, address = self._socket.recvmsg(MAX_MESSAGE_BYTES, _ANCILLARY_BYTES)
-        local, interface = b"", 0
-        for level, kind, told in ancillary:
-            if level == socket.IPPROTO_IP and kind == _IP_PKTINFO:
-                interface, local, _ = _PKTINFO_4.unpack(told)
-            elif self._is_ipv6 and level == socket.IPPROTO_IPV6 and len(told) == _PKTINFO_6.size:
-                local, _ = _PKTINFO_6.unpack(told)
-                local = b"" if local.startswith(b"\xff") else local  # nothing is sent from a multicast group
-        return self._peer(address, local, interface), octets
-
-    def _peer(self, address: tuple[str | int, ...], local: bytes, interface: int) -> Peer:
-        """interface: of an IPv4 datagram; an IPv6 address carries its own where it needs one."""
-        host, port = str(address[0]).partition("%")[0], int(address[1])
-        scope = int(address[3]) if self._is_ipv6 else interface
-        channel = self._channel_of.get(local)
+        got = packet_info.receive(self._socket)
+        channel = self._channel_of.get(got.local)
         if channel is None:
-            channel = self._channel_of[local] = self._new_channel(self)
-            self._local_of[channel] = local
-        return Peer(transport=Transport.UDP, host=host, port=port, scope=scope, channel=channel)
+            channel = self._channel_of[got.local] = self._new_channel(self)
+            self._local_of[channel] = got.local
+        peer = Peer(transport=Transport.UDP, host=got.host, port=got.port, scope=got.interface, channel=channel)
+        return peer, got.octets
 
     # Sending
 
@@ -169,21 +144,12 @@ class UdpSocket:
 
     def _sent(self, peer: Peer, octets: bytes) -> bool:
         """False only if it should be tried again when the socket is writable."""
-        local = self._local_of.get(peer.channel, b"")
-        return self._transmit(octets, _address(peer), local, peer.scope)
+        local = self._local_of.get(peer.channel, ANY)
+        return self._transmit(octets, peer.host, peer.port, peer.scope, local)
 
-    def _transmit(self, octets: bytes, address: Address, local: bytes, interface: int) -> bool:
-        ancillary: list[tuple[int, int, bytes]] = []
-        if self._is_ipv6 and local and hasattr(socket, "IPV6_PKTINFO"):
-            ancillary.append((socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, _PKTINFO_6.pack(local, interface)))
-        elif not self._is_ipv6 and _IP_PKTINFO is not None and interface:
-            told = _PKTINFO_4.pack(interface, local or bytes(4), bytes(4))
-            ancillary.append((socket.IPPROTO_IP, _IP_PKTINFO, told))
+    def _transmit(self, octets: bytes, host: str, port: int, interface: int, local: Local = ANY) -> bool:
         try:
-            if ancillary and sys.platform != "win32":
-                self._socket.sendmsg((octets,), ancillary, 0, address)
-            else:
-                self._socket.sendto(octets, address)
+            packet_info.send(self._socket, octets, host, port, interface=interface, local=local)
         except BlockingIOError:
             return False
         except OSError:
@@ -196,34 +162,24 @@ class UdpSocket:
         """Hear Probes on these interfaces, and forget those that went away. Call it again as they come and go."""
         if not (self._is_ipv6 and self._is_any):
             return
-        group = socket.inet_pton(socket.AF_INET6, MULTICAST_GROUP)
         self._joined &= set(interfaces)
         for index in set(interfaces) - self._joined:
             with suppress(OSError):
-                self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, group + struct.pack("@I", index))
+                packet_info.join(self._socket, index)
             self._joined.add(index)
 
-    def announce(self, octets: bytes, interfaces: list[int]) -> None:
-        """Send to every device on every link (§4.15). Not from a socket that is bound to one address."""
+    def announce(self, octets: bytes, interfaces: list[int], flows: Iterable[Neighbour] = ()) -> None:
+        """Send to every device on every link, and to those neighbours (§4.15). Not from a socket bound to one address.
+
+        To a neighbour because a firewall lets in what answers a datagram to that very host, but nothing that answers a
+        broadcast.
+        """
         if not self._is_any or self._held:
             return
-        if self._is_ipv6:
-            for index in interfaces:
-                self._transmit(octets, (MULTICAST_GROUP, DEVICE_PORT, 0, index), b"", index)
-        elif _IP_PKTINFO is None:
-            self._transmit(octets, (BROADCAST, DEVICE_PORT), b"", 0)
-        else:
-            for index in interfaces:
-                self._transmit(octets, (BROADCAST, DEVICE_PORT), b"", index)
-
-
-def _address(peer: Peer) -> Address:
-    return (peer.host, peer.port, 0, peer.scope) if ":" in peer.host else (peer.host, peer.port)
-
-
-def interfaces() -> list[int]:
-    """The indexes of this host's interfaces now; empty where the platform does not tell."""
-    try:
-        return [index for index, _ in socket.if_nameindex()]
-    except OSError:
-        return []
+        everybody = MULTICAST_GROUP if self._is_ipv6 else BROADCAST
+        told = packet_info.tells_interface(self._socket.family) or self._is_ipv6
+        for index in interfaces if told else [0]:
+            self._transmit(octets, everybody, DEVICE_PORT, index)
+        for neighbour in flows:
+            if (":" in neighbour.host) == self._is_ipv6:
+                self._transmit(octets, neighbour.host, DEVICE_PORT, neighbour.interface, Local(on_link=True))

@@ -1,0 +1,397 @@
+# SPDX-License-Identifier: Apache-2.0
+"""No set-up (issue 4 B): a whole restore on every kind of network that an owner's PC may have, with nobody configuring.
+
+Every cell runs twice: with a device that speaks IPv6 too, and with one that has IPv4 only, as the bootloaders of 2023.
+What is known not to work is in docs/no-setup.md, whose table this file writes:
+    UNBRICKD_NO_SETUP_TABLE=docs/no-setup.md python -m pytest tests/netns/test_no_setup.py
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from lan_in_namespaces import NOBODY, UNBRICKD, Host, Restore, Server, cable, copied, run, switch, why_not
+
+REASON = why_not()
+pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.skipif(bool(REASON), reason=REASON)]
+
+COMPONENTS = ("firmware", "config")
+TABLE_VARIABLE = "UNBRICKD_NO_SETUP_TABLE"
+TABLE_MARK = "<!-- measured -->\n"
+DEVICE_ADDRESS = "192.168.1.1/24"
+
+STRICT = """
+table inet firewall {
+  chain in {
+    type filter hook input priority 0; policy drop
+    iif lo accept
+    ct state established,related accept
+  }
+}
+"""
+"""Nothing comes in but what answers a flow that this host opened; not even the neighbour discovery of IPv6."""
+LIKE_WINDOWS = """
+table inet firewall {
+  set asked { type inet_service; flags dynamic, timeout; timeout 4s; }
+  chain out {
+    type filter hook output priority 0
+    ip daddr 255.255.255.255 update @asked { udp sport }
+    ip6 daddr ff00::/8 update @asked { udp sport }
+  }
+  chain in {
+    type filter hook input priority 0; policy drop
+    iif lo accept
+    ct state established,related accept
+    icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
+    meta pkttype host udp dport @asked accept
+  }
+}
+"""
+"""Unicast answers to a broadcast or multicast are let in for four seconds (Windows: UnicastResponsesToMulticast…)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Samples:
+    """Damaged gateways and the store that holds them; `original`: what their flash must hold again, by component."""
+
+    gateways: tuple[Path, ...]
+    store: Path
+    original: tuple[dict[str, bytes], ...]
+
+
+def unbrickd(host: Host, home: Path, *words: str) -> None:
+    done = run(*host.inside("env", f"HOME={home}", "UNBRICKD_CONFIG=/dev/null", *UNBRICKD, *words))
+    assert done.returncode == 0, done.stderr
+
+
+def extracted(host: Host, home: Path, gateway: Path) -> dict[str, bytes]:
+    for component in COMPONENTS:
+        unbrickd(host, home, "gateway", "extract", str(gateway), component, str(home / component))
+    return {component: (home / component).read_bytes() for component in COMPONENTS}
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    """Where the unprivileged server may go, unlike pytest's own folders."""
+    with TemporaryDirectory() as name:
+        path = Path(name)
+        path.chmod(0o755)
+        yield path
+
+
+@pytest.fixture(scope="module")
+def samples(folder: Path) -> Iterator[Samples]:
+    """Two gateways that were backed up, and then lost their firmware and configuration as a whole."""
+    home = folder / "samples"
+    home.mkdir()
+    os.chown(home, NOBODY, NOBODY)
+    gateways = (home / "one", home / "two")
+    with Host() as host:
+        server = Server(host, home / "store")
+        for gateway in gateways:
+            create = "--flash-size 1MiB --erase-block 16KiB --good-after 0.1 --backup-after 0.1 --server 127.0.0.1"
+            unbrickd(host, home, "gateway", "create", str(gateway), *create.split())
+            (gateway / "config").write_bytes(os.urandom(4000))
+            unbrickd(host, home, "gateway", "set-config", str(gateway), str(gateway / "config"))
+            unbrickd(host, home, "gateway", "power-on", str(gateway), "--until", "good")
+            layout = (gateway / "layout.toml").read_text(encoding="utf-8")
+            (gateway / "layout.toml").write_text(layout.replace('"127.0.0.1"', '"discover"'), encoding="utf-8")
+        server.end()
+        original = tuple(extracted(host, home, gateway) for gateway in gateways)
+        for gateway in gateways:
+            for component, erase_blocks in (("firmware", "0-27"), ("config", "0")):
+                damage = ("--partition", component, "--erase-blocks", erase_blocks)
+                unbrickd(host, home, "gateway", "damage", str(gateway), *damage)
+            assert extracted(host, home, gateway)["firmware"] != original[0]["firmware"]
+    yield Samples(gateways=gateways, store=home / "store", original=original)
+
+
+class Cell:
+    """One network with what runs on it. The device, IPv6 or not, has its default address unless a cell takes it."""
+
+    def __init__(self, samples: Samples, folder: Path, stack: ExitStack, *, device_has_ipv6: bool) -> None:
+        self._samples = samples
+        self._folder = folder
+        self._stack = stack
+        self._device_has_ipv6 = device_has_ipv6
+        self.pc = self.host()
+        self.device = self.host(has_ipv6=device_has_ipv6)
+
+    def host(self, *, has_ipv6: bool = True, reverse_path_filter: int = 0) -> Host:
+        return self._stack.enter_context(Host(has_ipv6=has_ipv6, reverse_path_filter=reverse_path_filter))
+
+    def second_device(self) -> Host:
+        return self.host(has_ipv6=self._device_has_ipv6)
+
+    def plug(self, pc_address: str = "", device_address: str = DEVICE_ADDRESS) -> None:
+        """One cable from the PC's card to the device."""
+        cable(self.pc, "card", self.device, "lan")
+        if pc_address:
+            self.pc.ip(f"address add {pc_address} dev card")
+        if device_address:
+            self.device.ip(f"address add {device_address} dev lan")
+
+    def serve(self, host: Host | None = None, *, holds_device: bool = True) -> None:
+        home = Path(self._stack.enter_context(TemporaryDirectory(dir=self._folder)))
+        home.chmod(0o755)
+        os.chown(home, NOBODY, NOBODY)
+        if holds_device:
+            copied(self._samples.store, home / "store", owner=NOBODY)
+        server = Server(host or self.pc, home / "store", "--log-level", "error")
+        self._stack.callback(server.end)
+
+    def power_on(self, host: Host | None = None, *, number: int = 0) -> Restoring:
+        home = Path(self._stack.enter_context(TemporaryDirectory(dir=self._folder)))
+        gateway = copied(self._samples.gateways[number], home / "gateway", owner=0)
+        restore = Restore(host or self.device, gateway)
+        self._stack.callback(restore.end)
+        return Restoring(restore, host or self.device, gateway, self._samples.original[number])
+
+
+class Restoring:
+    def __init__(self, restore: Restore, host: Host, gateway: Path, original: dict[str, bytes]) -> None:
+        self.until = restore.until
+        self._restore = restore
+        self._host = host
+        self._gateway = gateway
+        self._original = original
+
+    def healed(self) -> float:
+        """Wait until it boots, and see that its flash is again what it was. Seconds since power-on."""
+        seconds = self._restore.wait()
+        assert extracted(self._host, self._gateway.parent, self._gateway) == self._original
+        return seconds
+
+
+# Cells: each returns the seconds from power-on to a whole flash.
+
+
+def right_subnet(cell: Cell) -> float:
+    """an address of the right subnet"""
+    cell.plug("192.168.1.10/24")
+    return _serve_and_restore(cell)
+
+
+def wrong_subnet(cell: Cell) -> float:
+    """an address of another subnet, and a default route there"""
+    _plug_other_subnet(cell)
+    return _serve_and_restore(cell)
+
+
+def _plug_other_subnet(cell: Cell) -> None:
+    cell.plug("10.99.99.9/24")
+    cell.pc.ip("route add default via 10.99.99.1")
+
+
+def ipv4_link_local(cell: Cell) -> float:
+    """only an IPv4 link-local address"""
+    cell.pc.sysctl("net.ipv6.conf.all.disable_ipv6=1")
+    cell.plug("169.254.7.7/16")
+    return _serve_and_restore(cell)
+
+
+def ipv6_link_local(cell: Cell) -> float:
+    """only an IPv6 link-local address"""
+    cell.plug()
+    return _serve_and_restore(cell)
+
+
+def no_address(cell: Cell) -> float:
+    """no address at all, IPv6 disabled, the interface up"""
+    cell.pc.sysctl("net.ipv6.conf.all.disable_ipv6=1")
+    cell.pc.sysctl("net.ipv6.conf.default.disable_ipv6=1")
+    cell.plug()
+    return _serve_and_restore(cell)
+
+
+def first_of_two_cards(cell: Cell) -> float:
+    """two network cards, the device on the first, the default route by the second"""
+    return _two_cards(cell, device_first=True)
+
+
+def second_of_two_cards(cell: Cell) -> float:
+    """two network cards, the device on the second, the default route by the first"""
+    return _two_cards(cell, device_first=False)
+
+
+def _two_cards(cell: Cell, *, device_first: bool) -> float:
+    home = cell.host()
+    plugs: list[Callable[[], None]] = [lambda: cell.plug("169.254.7.7/16"), lambda: cable(cell.pc, "wifi", home, "ap")]
+    for plug in plugs if device_first else reversed(plugs):
+        plug()
+    home.ip("address add 10.0.0.1/24 dev ap")
+    cell.pc.ip("address add 10.0.0.5/24 dev wifi")
+    cell.pc.ip("route add default via 10.0.0.1")
+    return _serve_and_restore(cell)
+
+
+def behind_a_bridge(cell: Cell) -> float:
+    """a bridge between (Wi-Fi-like second hop), address of another subnet"""
+    access_point = cell.host()
+    cable(cell.pc, "card", access_point, "one")
+    cable(cell.device, "lan", access_point, "two")
+    switch(access_point, "one", "two")
+    cell.pc.ip("address add 10.99.99.9/24 dev card")
+    cell.device.ip(f"address add {DEVICE_ADDRESS} dev lan")
+    return _serve_and_restore(cell)
+
+
+def strict_firewall(cell: Cell) -> float:
+    """firewall: only answers to flows the PC opened (`ct state established,related`); right subnet"""
+    cell.pc.firewall(STRICT)
+    cell.plug("192.168.1.10/24")
+    return _serve_and_restore(cell)
+
+
+def strict_firewall_wrong_subnet(cell: Cell) -> float:
+    """the same firewall, an address of another subnet"""
+    cell.pc.firewall(STRICT)
+    _plug_other_subnet(cell)
+    return _serve_and_restore(cell)
+
+
+def firewall_like_windows(cell: Cell) -> float:
+    """firewall: unicast answers to a broadcast or multicast for 4 s; another subnet"""
+    cell.pc.firewall(LIKE_WINDOWS)
+    _plug_other_subnet(cell)
+    return _serve_and_restore(cell)
+
+
+def two_servers(cell: Cell) -> float:
+    """two servers, only one of which holds the device"""
+    other, middle = cell.host(), cell.host()
+    for host, port in ((cell.pc, "one"), (other, "two"), (cell.device, "three")):
+        cable(host, "lan", middle, port)
+    switch(middle, "one", "two", "three")
+    cell.pc.ip("address add 10.99.99.9/24 dev lan")
+    other.ip("address add 192.168.1.20/24 dev lan")
+    cell.device.ip(f"address add {DEVICE_ADDRESS} dev lan")
+    cell.serve(other, holds_device=False)
+    return _serve_and_restore(cell)
+
+
+def two_devices_of_one_address(cell: Cell) -> float:
+    """two devices at once, both with the default address 192.168.1.1"""
+    middle, other = cell.host(), cell.second_device()
+    for host, port in ((cell.pc, "one"), (other, "two"), (cell.device, "three")):
+        cable(host, "lan", middle, port)
+    switch(middle, "one", "two", "three")
+    cell.pc.ip("address add 192.168.1.10/24 dev lan")
+    for device in (cell.device, other):
+        device.ip(f"address add {DEVICE_ADDRESS} dev lan")
+    cell.serve()
+    restores = cell.power_on(), cell.power_on(other, number=1)
+    return max(restore.healed() for restore in restores)
+
+
+def device_without_address(cell: Cell) -> float:
+    """a device without an IPv4 address"""
+    cell.plug("10.99.99.9/24", device_address="")
+    return _serve_and_restore(cell)
+
+
+def nobody_has_an_address(cell: Cell) -> float:
+    """neither PC nor device has an IPv4 address"""
+    cell.plug(device_address="")
+    return _serve_and_restore(cell)
+
+
+def filtered_reverse_path(cell: Cell) -> float:
+    """another subnet with a default route, and the reverse path filter of systemd (rp_filter 2)"""
+    _plug_other_subnet(cell)
+    _filter_reverse_path(cell)
+    return _serve_and_restore(cell)
+
+
+def filtered_reverse_path_and_no_route(cell: Cell) -> float:
+    """IPv4 link-local, no default route, rp_filter 2; a device without an IPv4 address"""
+    cell.plug("169.254.7.7/16", device_address="")
+    _filter_reverse_path(cell)
+    return _serve_and_restore(cell)
+
+
+def _filter_reverse_path(cell: Cell) -> None:
+    for which in ("all", "card"):
+        cell.pc.sysctl(f"net.ipv4.conf.{which}.rp_filter=2")
+
+
+def comes_and_goes(cell: Cell) -> float:
+    """the cable is plugged in, pulled and plugged in again, with another address, while the server runs"""
+    cell.serve()
+    cell.plug("10.99.99.9/24")
+    cell.pc.ip("link delete card")
+    cell.plug("10.77.77.7/24")
+    cell.pc.ip("link set card down")
+    restoring = cell.power_on()
+    restoring.until("LightChanged")
+    cell.pc.ip("link set card up")
+    cell.pc.ip("address add 10.66.66.6/24 dev card")
+    cell.pc.ip("address delete 10.77.77.7/24 dev card")
+    return restoring.healed()
+
+
+def _serve_and_restore(cell: Cell) -> float:
+    cell.serve()
+    return cell.power_on().healed()
+
+
+CELLS = (
+    right_subnet,
+    wrong_subnet,
+    ipv4_link_local,
+    ipv6_link_local,
+    no_address,
+    first_of_two_cards,
+    second_of_two_cards,
+    behind_a_bridge,
+    strict_firewall,
+    strict_firewall_wrong_subnet,
+    firewall_like_windows,
+    two_servers,
+    two_devices_of_one_address,
+    device_without_address,
+    nobody_has_an_address,
+    filtered_reverse_path,
+    filtered_reverse_path_and_no_route,
+    comes_and_goes,
+)
+DEVICES = {"ipv4_only": False, "ipv6_too": True}
+
+
+@pytest.fixture(scope="module")
+def measured() -> Iterator[dict[tuple[str, str], float]]:
+    """Seconds by cell and device; written into the page that the environment names, if it names one."""
+    seconds: dict[tuple[str, str], float] = {}
+    yield seconds
+    page = os.environ.get(TABLE_VARIABLE)
+    if page:
+        before, _, after = Path(page).read_text(encoding="utf-8").split(TABLE_MARK)
+        Path(page).write_text(before + TABLE_MARK + _table(seconds) + TABLE_MARK + after, encoding="utf-8")
+
+
+def _table(seconds: dict[tuple[str, str], float]) -> str:
+    lines = ["| the PC's network | IPv4-only device | IPv6 too |", "| --- | --- | --- |"]
+    for cell in CELLS:
+        times = (seconds.get((cell.__name__, device)) for device in DEVICES)
+        lines.append(f"| {cell.__doc__} | " + " | ".join(f"{t:.1f} s" if t else "no" for t in times) + " |")
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("network", CELLS, ids=lambda cell: cell.__name__)
+def test_restore_on_a_network_that_nobody_configured_is_whole(
+    network: Callable[[Cell], float],
+    device: str,
+    samples: Samples,
+    folder: Path,
+    measured: dict[tuple[str, str], float],
+) -> None:
+    with ExitStack() as stack:
+        cell = Cell(samples, folder, stack, device_has_ipv6=DEVICES[device])
+        measured[network.__name__, device] = network(cell)
