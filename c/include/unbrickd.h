@@ -195,7 +195,7 @@ struct unbrickd_event {
 		struct {
 			uint32_t generation, payload_bytes;
 		} summary;
-		struct unbrickd_booting booting;
+		const struct unbrickd_booting *booting;
 	} u;
 };
 

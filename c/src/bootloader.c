@@ -169,7 +169,7 @@ static void boot(struct unbrickd *ub)
 	/* A boot that is not counted is better than no boot. */
 	ub_record_mark(ub, UB_ATTEMPT);
 	show(ub, UNBRICKD_LIGHT_BOOTED);
-	event.u.booting = *booting;
+	event.u.booting = booting;
 	ub_tell(ub, &event);
 	ub->state = UB_IDLE;
 	ub->booted = !ub->stopped;

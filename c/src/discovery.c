@@ -180,7 +180,6 @@ static void probe(struct unbrickd *ub)
 	ub_add(w, 0, 1);
 	ub_add(w, config->max_message_bytes, 2);
 	ub_add(w, config->ring_frames, 2);
-	ub_end(w, ub->io);
 	for (i = 0; i < config->target_count; i++)
 		ub_send(ub, &config->targets[i]);
 	for (i = 0; i < d->announced_count; i++) {

@@ -45,20 +45,19 @@ static bool is_name(const uint8_t *name)
 /* The runs are in range, add up to the erase blocks, and the image fills all of those but maybe the last. */
 static bool runs_are_right(const struct ub_manifest *m)
 {
-	uint32_t i, count = 0, size = 0;
-	uint64_t total = 0;
+	struct unbrickd_geometry geometry;
+	struct ub_erase_block last;
+	uint32_t i;
 
+	geometry.run_count = m->run_count;
 	for (i = 0; i < m->run_count; i++) {
-		uint32_t n = ub_u32(m->runs + i * RUN);
-
-		size = ub_u32(m->runs + i * RUN + 4);
-		if (n < 1 || n > MAX_ERASE_BLOCKS || size < 256 || size > 4u << 20 || size % 16)
-			return false;
-		count += n;
-		total += (uint64_t)n * size;
+		geometry.run[i].count = ub_u32(m->runs + i * RUN);
+		geometry.run[i].size_bytes = ub_u32(m->runs + i * RUN + 4);
 	}
-	return count == m->erase_blocks && count <= MAX_ERASE_BLOCKS && total <= UINT32_MAX && m->length <= total &&
-	       m->length > total - size;
+	if (!m->erase_blocks || ub_count_erase_blocks(&geometry) != m->erase_blocks)
+		return false;
+	last = ub_find_erase_block(&geometry, m->erase_blocks - 1);
+	return m->length > last.offset && m->length - last.offset <= last.size;
 }
 
 static bool decode_manifest(struct rest *rest, struct ub_manifest *m)

@@ -153,8 +153,7 @@ static void send_data_request(struct unbrickd *ub)
 	ub_add(w, f->max_block, 2);
 	ub_add(w, ub->offer_generation, 4);
 	ub_add_octets(w, f->digest, UB_DIGEST);
-	ub_end(w, ub->io);
-	ub_send(ub, &ub->server.peer);
+	ub_answer(ub);
 }
 
 static void send_requests(struct unbrickd *ub)
@@ -167,8 +166,7 @@ static void send_requests(struct unbrickd *ub)
 		ub_begin(w, UB_DATA_START_ACK, ub->session, ub->fetch.transfer);
 		ub_add(w, r->block_bytes, 2);
 		ub_add(w, 0, 2);
-		ub_end(w, ub->io);
-		ub_send(ub, &ub->server.peer);
+		ub_answer(ub);
 	}
 	if (!ub_receiver_is_due(r, ub->now_us))
 		return;
@@ -179,9 +177,8 @@ static void send_requests(struct unbrickd *ub)
 		times = ub_receiver_request(r, w, ub->now_us);
 		if (!times)
 			return;
-		ub_end(w, ub->io);
 		while (times--)
-			ub_send(ub, &ub->server.peer);
+			ub_answer(ub);
 	}
 }
 

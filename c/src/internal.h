@@ -59,12 +59,6 @@ static inline uint32_t ub_max_window(const struct unbrickd_config *config)
 	return config->ring_frames ? ub_min(config->ring_frames, UB_MAX_WINDOW) : UB_MAX_WINDOW;
 }
 
-/* Time since then, at most UINT32_MAX. */
-static inline uint32_t ub_since(uint64_t now_us, uint64_t then_us)
-{
-	return now_us <= then_us ? 0 : now_us - then_us > UINT32_MAX ? UINT32_MAX : (uint32_t)(now_us - then_us);
-}
-
 /* --- text.c --- */
 
 bool ub_is_utf8(const uint8_t *octets, uint32_t length);
@@ -155,7 +149,7 @@ struct ub_writer {
 void ub_begin(struct ub_writer *w, enum ub_type type, uint32_t session, uint16_t transfer);
 void ub_add(struct ub_writer *w, uint32_t value, uint32_t size);
 void ub_add_octets(struct ub_writer *w, const uint8_t *from, uint32_t length);
-/* Sets length and CRC. */
+/* Sets length and CRC, any number of times. */
 void ub_end(struct ub_writer *w, const struct unbrickd_io *io);
 
 /* --- seal.c: identity, keys, MACs, sealed contents; spec/flash-format.md §2, §4.1, §5 --- */
@@ -324,6 +318,9 @@ int ub_install_finish(struct unbrickd *ub);
 #define UB_FOR_EVER 0xFF
 #define UB_NO_JITTER 255
 
+/* Time since then, at most UINT32_MAX. */
+uint32_t ub_since(uint64_t now_us, uint64_t then_us);
+
 struct ub_repeater {
 	uint64_t due_us;
 	uint32_t wait_us;
@@ -381,12 +378,12 @@ struct ub_window {
 	uint32_t size_q8;		/* blocks × 256 */
 	uint32_t srtt_us, variation_us;	/* srtt 0: no sample yet */
 	uint8_t backoff, timeouts, flat_rounds;
-	bool slow_start, limited, round_started, has_base;
+	bool slow_start, limited, round_started;
 	uint32_t loss_q20, usual_loss_q20, seen;
 	uint32_t round_ends_at;		/* place */
 	uint32_t shortest_us, base_us;
 	uint32_t delivered, lost;
-	uint32_t best_delivered, best_us;	/* the best rate so far: blocks per time */
+	uint32_t best_rate;		/* blocks in a second */
 	uint64_t round_started_us, base_at_us;
 };
 
@@ -492,7 +489,10 @@ uint64_t ub_session_timer(const struct unbrickd *ub);
 void ub_session_forget_transfer(struct unbrickd *ub);
 /* A segment is whole. */
 int ub_session_arrived(struct unbrickd *ub);
+/* What stands in ub->writer. */
 void ub_send(struct unbrickd *ub, const struct unbrickd_peer *to);
+/* The same, to the server of this session. */
+void ub_answer(struct unbrickd *ub);
 
 /* --- bootloader.c --- */
 

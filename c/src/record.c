@@ -34,12 +34,10 @@ struct survey {
 
 static struct half half_of(const struct unbrickd_config *config, uint32_t which)
 {
-	const struct unbrickd_geometry *g = &config->record;
-	uint32_t blocks = ub_count_erase_blocks(g) / 2;
-	struct half half = { which * blocks, blocks, 0, 0 };
+	uint32_t blocks = ub_count_erase_blocks(&config->record) / 2;
+	uint32_t size = ub_find_erase_block(&config->record, blocks).offset;
+	struct half half = { which * blocks, blocks, which * size, size };
 
-	half.offset = ub_find_erase_block(g, half.first_block).offset;
-	half.size = ub_find_erase_block(g, half.first_block + blocks).offset - half.offset;
 	return half;
 }
 
@@ -58,12 +56,13 @@ static uint32_t slots_of(const struct unbrickd_config *config, uint32_t document
 /* The longest document that the record takes; 0 if it is not two equal halves. */
 uint32_t ub_record_capacity(const struct unbrickd_config *config)
 {
-	struct half a = half_of(config, 0), b = half_of(config, 1);
 	uint32_t around = HEAD + MAC + UB_MIN_SLOTS * UB_SLOT;
+	struct half half = half_of(config, 0);
 
-	if (!a.blocks || a.size != b.size || a.size < around + UB_SLOT)
+	if (!half.blocks || ub_find_erase_block(&config->record, 2 * half.blocks).offset != 2 * half.size ||
+	    half.size < around + UB_SLOT)
 		return 0;
-	return a.size / UB_SLOT * UB_SLOT - around;
+	return half.size / UB_SLOT * UB_SLOT - around;
 }
 
 /* Reading. */
@@ -145,25 +144,23 @@ static bool copy_is_good(const struct copy *copy)
 
 static void judge(struct survey *s)
 {
-	uint32_t i;
+	struct copy *copy;
 
 	s->best = NULL;
 	s->is_good = false;
 	s->failed_boots = 0;
-	for (i = 0; i < 2; i++) {
-		if (s->copy[i].valid && (!s->best || s->copy[i].sequence > s->best->sequence))
-			s->best = &s->copy[i];
+	for (copy = s->copy; copy < s->copy + 2; copy++) {
+		if (copy->valid && (!s->best || copy->sequence > s->best->sequence))
+			s->best = copy;
 	}
-	for (i = 0; i < 2; i++) {
-		struct copy *copy = &s->copy[i];
-
+	for (copy = s->copy; copy < s->copy + 2; copy++) {
 		/* One key, so equal MACs are equal records. */
 		copy->counts = copy->valid && !memcmp(copy->mac, s->best->mac, MAC);
 		s->is_good = s->is_good || (copy->counts && copy_is_good(copy));
 	}
-	for (i = 0; i < 2; i++) {
-		if (s->copy[i].counts)
-			s->failed_boots = ub_max(s->failed_boots, failed_boots(&s->copy[i], s->is_good));
+	for (copy = s->copy; copy < s->copy + 2; copy++) {
+		if (copy->counts)
+			s->failed_boots = ub_max(s->failed_boots, failed_boots(copy, s->is_good));
 	}
 }
 

@@ -4,6 +4,13 @@
 
 #define LONGEST_WAIT (2 * UB_SECOND)
 
+uint32_t ub_since(uint64_t now_us, uint64_t then_us)
+{
+	if (now_us <= then_us)
+		return 0;
+	return now_us - then_us > UINT32_MAX ? UINT32_MAX : (uint32_t)(now_us - then_us);
+}
+
 void ub_repeater_start(struct ub_repeater *r, uint64_t now_us, uint8_t tries)
 {
 	r->due_us = now_us;

@@ -14,8 +14,14 @@
 
 void ub_send(struct unbrickd *ub, const struct unbrickd_peer *to)
 {
+	ub_end(&ub->writer, ub->io);
 	if (!ub->stopped && !ub->muted)
 		ub->io->send(ub->config->app, to, ub->writer.octets, ub->writer.length);
+}
+
+void ub_answer(struct unbrickd *ub)
+{
+	ub_send(ub, &ub->server.peer);
 }
 
 void ub_session_start(struct unbrickd *ub)
@@ -173,8 +179,7 @@ int ub_session_arrived(struct unbrickd *ub)
 		return UNBRICKD_OK;
 	ub_begin(w, UB_DATA_END_ACK, ub->session, ub->fetch.transfer);
 	ub_add(w, 0, 4);	/* verified */
-	ub_end(w, ub->io);
-	ub_send(ub, &ub->server.peer);
+	ub_answer(ub);
 	if (!ub->installing)
 		return open_offered(ub);
 	return ub_fetch_component(ub, ub->fetch.part + 1) ? UNBRICKD_OK : finish(ub);
@@ -316,8 +321,7 @@ static int ask(struct unbrickd *ub)
 	ub_add(w, ub->decision.rejected_from, 4);
 	ub_add(w, ub->decision.rejected_to, 4);
 	ub_add(w, 0, 4);
-	ub_end(w, ub->io);
-	ub_send(ub, &ub->server.peer);
+	ub_answer(ub);
 	return UNBRICKD_OK;
 }
 

@@ -19,6 +19,7 @@
 #define LOSS_MEMORY 256u	/* blocks that loss is averaged over */
 #define LEARNING 64u		/* what is lost of the first blocks is the path's usual loss */
 #define ONE_Q20 (1u << 20)
+#define MAX_COUNT 4095u		/* in a round: times ONE_Q20, or times UB_SECOND, it fits 32 bits */
 #define EXCESS_LOSS_Q20 (ONE_Q20 / 10)	/* loss over the usual that counts as an overflowing queue */
 #define LOSS_CREEP_Q20 41u	/* 1 % in 256 blocks: so slowly does lasting loss become usual */
 #define LOSSY_Q20 (ONE_Q20 / 50)	/* from here on each request is sent twice; the sender serves it once */
@@ -34,8 +35,7 @@ void ub_window_start(struct ub_window *w, uint32_t max_blocks)
 	w->max_blocks = max_blocks;
 	w->size_q8 = ub_min(INITIAL_BLOCKS, max_blocks) << 8;
 	w->slow_start = true;
-	w->shortest_us = UINT32_MAX;
-	w->best_us = 1;
+	w->shortest_us = w->base_us = UINT32_MAX;
 }
 
 uint32_t ub_window_blocks(const struct ub_window *w)
@@ -86,34 +86,26 @@ uint32_t ub_window_reordering_us(const struct ub_window *w)
 /* The loss of late: averaged. The usual loss: what it is at the start, or its floor, which creeps up. */
 static void learn_loss(struct ub_window *w)
 {
-	uint32_t count = w->delivered + w->lost, memory, now_q20;
+	uint32_t count = w->delivered + w->lost, now_q20;
 
 	if (!count)
 		return;
-	w->seen = ub_min(w->seen + count, UINT32_MAX / 2);
-	memory = ub_min(w->seen, LOSS_MEMORY);
-	now_q20 = ub_min(w->lost, 4095) * ONE_Q20 / ub_min(count, 4095);
-	if (count >= memory)
+	w->seen = ub_min(w->seen + count, LOSS_MEMORY);
+	now_q20 = w->lost * ONE_Q20 / count;
+	if (count >= w->seen)
 		w->loss_q20 = now_q20;
 	else
-		w->loss_q20 = w->loss_q20 - w->loss_q20 / memory * count + now_q20 / memory * count;
+		w->loss_q20 = w->loss_q20 - w->loss_q20 / w->seen * count + now_q20 / w->seen * count;
 	w->usual_loss_q20 = w->seen <= LEARNING ? w->loss_q20 :
 						  ub_min(w->usual_loss_q20 + LOSS_CREEP_Q20 * count, w->loss_q20);
 }
 
-/* Whether this round's rate is at least 1.25 times the best. */
-static bool grows(const struct ub_window *w, uint32_t took_us)
-{
-	return (uint64_t)w->delivered * w->best_us * 4 >= (uint64_t)w->best_delivered * took_us * 5;
-}
-
 static void leave_slow_start_if_full(struct ub_window *w, uint32_t took_us, bool full)
 {
-	w->flat_rounds = grows(w, took_us) ? 0 : (uint8_t)(w->flat_rounds + 1);
-	if ((uint64_t)w->delivered * w->best_us > (uint64_t)w->best_delivered * took_us) {
-		w->best_delivered = w->delivered;
-		w->best_us = took_us;
-	}
+	uint32_t rate = w->delivered * UB_SECOND / took_us;
+
+	w->flat_rounds = rate >= w->best_rate + w->best_rate / 4 ? 0 : (uint8_t)(w->flat_rounds + 1);
+	w->best_rate = ub_max(w->best_rate, rate);
 	if (full || w->flat_rounds >= PLATEAU_ROUNDS) {
 		w->slow_start = false;
 		resize(w, w->size_q8 / 2);
@@ -125,8 +117,7 @@ static void end_round(struct ub_window *w, uint64_t now_us)
 	uint32_t took_us = ub_max(ub_since(now_us, w->round_started_us), 1);
 	bool learns = w->limited && w->round_started, full;
 
-	if (!w->has_base || w->shortest_us < w->base_us || ub_since(now_us, w->base_at_us) > BASE_AGE_US) {
-		w->has_base = true;
+	if (w->shortest_us < w->base_us || ub_since(now_us, w->base_at_us) > BASE_AGE_US) {
 		w->base_us = w->shortest_us;
 		w->base_at_us = now_us;
 	}
@@ -152,7 +143,7 @@ void ub_window_arrived(struct ub_window *w, const struct ub_arrival *a, uint64_t
 {
 	measure(w, a->rtt_us);
 	w->timeouts = 0;
-	w->delivered++;
+	w->delivered = ub_min(w->delivered + 1, MAX_COUNT);
 	w->limited = w->limited || a->limited;
 	w->shortest_us = ub_min(w->shortest_us, ub_min(a->rtt_us, 60 * UB_SECOND));
 	if (w->slow_start && a->limited)
@@ -165,7 +156,7 @@ void ub_window_arrived(struct ub_window *w, const struct ub_arrival *a, uint64_t
 
 void ub_window_lost(struct ub_window *w)
 {
-	w->lost++;
+	w->lost = ub_min(w->lost + 1, MAX_COUNT);
 }
 
 /* Nothing came. Once is bad luck; twice in a row is another path, to be learnt from the start. */
@@ -180,7 +171,6 @@ void ub_window_timed_out(struct ub_window *w)
 	}
 	resize(w, MIN_BLOCKS << 8);
 	w->slow_start = true;
-	w->best_delivered = 0;
-	w->best_us = 1;
+	w->best_rate = 0;
 	w->flat_rounds = 0;
 }

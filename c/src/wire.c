@@ -7,149 +7,121 @@
 
 #define CRC_AT 12
 
-/* Takes fields from the front; running out is remembered, and what is taken then is 0. */
-struct reader {
+/* Of a body: its bytes, and how many they are. The offsets below are those of the tables in §4. */
+struct body {
 	const uint8_t *at;
-	uint32_t left;
-	bool short_of;
+	uint32_t length;
 };
 
-static const uint8_t *take(struct reader *r, uint32_t count)
+/* A length byte and so many bytes of UTF-8. */
+static bool is_text(struct body b, uint32_t at, uint32_t limit)
 {
-	const uint8_t *at = r->at;
-
-	if (count > r->left) {
-		r->short_of = true;
-		return NULL;
-	}
-	r->at += count;
-	r->left -= count;
-	return at;
+	return at < b.length && b.at[at] <= limit && b.at[at] < b.length - at && ub_is_utf8(b.at + at + 1, b.at[at]);
 }
 
-static uint32_t take_unsigned(struct reader *r, uint32_t size)
+static bool decode_probe_ack(struct body b, struct ub_message *m)
 {
-	const uint8_t *at = take(r, size);
-	uint32_t value = 0;
-
-	while (at && size--)
-		value = value << 8 | *at++;
-	return value;
-}
-
-static bool take_text(struct reader *r, uint32_t limit, const uint8_t **text, uint8_t *length)
-{
-	uint8_t size = (uint8_t)take_unsigned(r, 1);
-	const uint8_t *at = take(r, size);
-
-	*text = at;
-	*length = size;
-	return at && size <= limit && ub_is_utf8(at, size);
-}
-
-/* §4.3; the device believes its own document instead, so nothing of a record is kept. */
-static bool skip_component_record(struct reader *outer, uint8_t *last_id)
-{
-	uint32_t size = take_unsigned(outer, 1);
-	const uint8_t *octets = size ? take(outer, size - 1) : NULL;
-	struct reader r = { octets, size - 1, false };
-	const uint8_t *text;
-	uint8_t id, kind, length;
-
-	if (!octets)
+	if (b.length < 48)
 		return false;
-	id = (uint8_t)take_unsigned(&r, 1);
-	kind = (uint8_t)take_unsigned(&r, 1);
-	take(&r, 1 + 4 + UB_DIGEST);
-	if (!take_text(&r, UB_VERSION, &text, &length) || r.short_of || id <= *last_id)
-		return false;
-	*last_id = id;
-	return kind >= UNBRICKD_FIRMWARE && kind <= UNBRICKD_OTHER;
+	m->u.probe_ack.nonce = b.at;
+	m->u.probe_ack.server_id = b.at + 8;
+	m->u.probe_ack.cookie = b.at + 24;
+	m->u.probe_ack.version = b.at[40];
+	m->u.probe_ack.holds_device = b.at[41] & 1;
+	m->u.probe_ack.busy = b.at[41] & 2;
+	m->u.probe_ack.retry_s = ub_u16(b.at + 42);
+	m->u.probe_ack.max_message = ub_u16(b.at + 44);
+	return m->u.probe_ack.version >= 1 && m->u.probe_ack.max_message >= UNBRICKD_MIN_MESSAGE;
 }
 
-static bool decode_restore_ack(struct reader *r, struct ub_message *m)
+/* Component records (§4.3) up to the end: the device believes its own document instead, so nothing of them is kept. */
+static bool are_component_records(struct body b, uint32_t count)
 {
-	uint32_t flags, count;
 	uint8_t last_id = 0;
 
-	m->u.restore_ack.generation = take_unsigned(r, 4);
-	flags = take_unsigned(r, 1);
-	count = take_unsigned(r, 1);
-	take(r, 2);
-	m->u.restore_ack.document_bytes = take_unsigned(r, 4);
-	m->u.restore_ack.digest = take(r, UB_DIGEST);
-	m->u.restore_ack.seal = take(r, UB_DIGEST);
-	if (!(flags & 1))
-		m->u.restore_ack.seal = NULL;
-	if (r->short_of || count > UNBRICKD_MAX_COMPONENTS || (m->u.restore_ack.generation == 0) != (count == 0))
-		return false;
-	while (count--) {
-		if (!skip_component_record(r, &last_id))
+	for (; count; count--) {
+		struct body record = b;
+
+		record.length = b.length ? b.at[0] : 0;
+		if (record.length < 4 + 4 + UB_DIGEST + 1 || record.length > b.length || b.at[1] <= last_id ||
+		    b.at[2] < UNBRICKD_FIRMWARE || b.at[2] > UNBRICKD_OTHER ||
+		    !is_text(record, 4 + 4 + UB_DIGEST, UB_VERSION))
 			return false;
+		last_id = b.at[1];
+		b.at += record.length;
+		b.length -= record.length;
 	}
 	return true;
 }
 
-static bool decode_probe_ack(struct reader *r, struct ub_message *m)
+static bool decode_restore_ack(struct body b, struct ub_message *m)
 {
-	uint32_t flags;
+	struct body records;
 
-	m->u.probe_ack.nonce = take(r, UB_NONCE);
-	m->u.probe_ack.server_id = take(r, UB_SERVER_ID);
-	m->u.probe_ack.cookie = take(r, UB_COOKIE);
-	m->u.probe_ack.version = (uint8_t)take_unsigned(r, 1);
-	flags = take_unsigned(r, 1);
-	m->u.probe_ack.retry_s = (uint16_t)take_unsigned(r, 2);
-	m->u.probe_ack.max_message = (uint16_t)take_unsigned(r, 2);
-	take(r, 2);
-	m->u.probe_ack.holds_device = flags & 1;
-	m->u.probe_ack.busy = flags & 2;
-	return m->u.probe_ack.version >= 1 && m->u.probe_ack.max_message >= UNBRICKD_MIN_MESSAGE;
+	if (b.length < 76)
+		return false;
+	records.at = b.at + 76;
+	records.length = b.length - 76;
+	m->u.restore_ack.generation = ub_u32(b.at);
+	m->u.restore_ack.document_bytes = ub_u32(b.at + 8);
+	m->u.restore_ack.digest = b.at + 12;
+	m->u.restore_ack.seal = b.at[4] & 1 ? b.at + 44 : NULL;
+	return !m->u.restore_ack.generation == !b.at[5] && b.at[5] <= UNBRICKD_MAX_COMPONENTS &&
+	       are_component_records(records, b.at[5]);
 }
 
-static bool decode_data_start(struct reader *r, struct ub_message *m)
+static bool decode_data_start(struct body b, struct ub_message *m)
 {
-	const uint8_t *version;
-	uint8_t version_bytes;
-
-	m->u.data_start.component = (uint8_t)take_unsigned(r, 1);
-	take(r, 1);
-	m->u.data_start.max_block = (uint16_t)take_unsigned(r, 2);
-	m->u.data_start.generation = take_unsigned(r, 4);
-	m->u.data_start.length = take_unsigned(r, 4);
-	m->u.data_start.digest = take(r, UB_DIGEST);
-	return take_text(r, UB_VERSION, &version, &version_bytes) && m->u.data_start.max_block >= 1;
+	if (!is_text(b, 44, UB_VERSION))
+		return false;
+	m->u.data_start.component = b.at[0];
+	m->u.data_start.max_block = ub_u16(b.at + 2);
+	m->u.data_start.generation = ub_u32(b.at + 4);
+	m->u.data_start.length = ub_u32(b.at + 8);
+	m->u.data_start.digest = b.at + 12;
+	return m->u.data_start.max_block >= 1;
 }
 
-static bool decode_body(struct reader *r, struct ub_message *m)
+static bool decode_error(struct body b, struct ub_message *m)
+{
+	if (!is_text(b, 6, 200))
+		return false;
+	m->u.error.code = ub_u16(b.at);
+	m->u.error.retry_s = ub_u16(b.at + 2);
+	m->u.error.text_bytes = b.at[6];
+	m->u.error.text = b.at + 7;
+	return true;
+}
+
+static bool decode_body(struct body b, struct ub_message *m)
 {
 	switch (m->type) {
 	case UB_PROBE_ACK:
-		return decode_probe_ack(r, m);
+		return decode_probe_ack(b, m);
 	case UB_RESTORE_ACK:
-		return decode_restore_ack(r, m);
+		return decode_restore_ack(b, m);
 	case UB_DATA_START:
-		return decode_data_start(r, m);
+		return decode_data_start(b, m);
 	case UB_DATA_BLOCK:
-		m->u.data_block.request = take_unsigned(r, 4);
-		m->u.data_block.offset = take_unsigned(r, 4);
-		m->u.data_block.length = r->left;
-		m->u.data_block.payload = r->at;
-		return r->left > 0;
+		if (b.length < 9)
+			return false;
+		m->u.data_block.request = ub_u32(b.at);
+		m->u.data_block.offset = ub_u32(b.at + 4);
+		m->u.data_block.payload = b.at + 8;
+		m->u.data_block.length = b.length - 8;
+		return true;
 	case UB_DATA_END:
-		m->u.data_end.request = take_unsigned(r, 4);
-		take(r, 8);
+		if (b.length < 12)
+			return false;
+		m->u.data_end.request = ub_u32(b.at);
 		return true;
 	case UB_ERROR:
-		m->u.error.code = (uint16_t)take_unsigned(r, 2);
-		m->u.error.retry_s = (uint16_t)take_unsigned(r, 2);
-		take(r, 2);
-		return take_text(r, 200, &m->u.error.text, &m->u.error.text_bytes);
+		return decode_error(b, m);
 	case UB_ANNOUNCE:
-		take(r, UB_SERVER_ID);
-		m->u.announce.lowest = (uint8_t)take_unsigned(r, 1);
-		m->u.announce.highest = (uint8_t)take_unsigned(r, 1);
-		take(r, 2);
+		if (b.length < 20)
+			return false;
+		m->u.announce.lowest = b.at[16];
+		m->u.announce.highest = b.at[17];
 		return m->u.announce.lowest >= 1 && m->u.announce.lowest <= m->u.announce.highest;
 	default:
 		return false;
@@ -159,16 +131,16 @@ static bool decode_body(struct reader *r, struct ub_message *m)
 int ub_decode(const struct unbrickd_io *io, const uint8_t *octets, uint32_t length, struct ub_message *m)
 {
 	static const uint8_t no_crc[4] = { 0 };
-	struct reader r = { NULL, 0, false };
+	struct body b;
 	uint32_t crc;
 
 	if (length < UB_HEADER || octets[0] != 'u' || octets[1] != 'B' || ub_u16(octets + 4) != length)
 		return UNBRICKD_E_MESSAGE;
-	r.at = octets + UB_HEADER;
-	r.left = length - UB_HEADER;
+	b.at = octets + UB_HEADER;
+	b.length = length - UB_HEADER;
 	crc = io->crc32(0, octets, CRC_AT);
 	crc = io->crc32(crc, no_crc, sizeof(no_crc));
-	if (io->crc32(crc, r.at, r.left) != ub_u32(octets + CRC_AT))
+	if (io->crc32(crc, b.at, b.length) != ub_u32(octets + CRC_AT))
 		return UNBRICKD_E_MESSAGE;
 	m->type = octets[3];
 	m->transfer = ub_u16(octets + 6);
@@ -176,7 +148,7 @@ int ub_decode(const struct unbrickd_io *io, const uint8_t *octets, uint32_t leng
 	/* Probe-Ack, Error and Announce are the same in every version (§3). */
 	if (octets[2] != UB_PROTOCOL_VERSION && m->type != UB_PROBE_ACK && m->type != UB_ERROR && m->type != UB_ANNOUNCE)
 		return UNBRICKD_E_MESSAGE;
-	return decode_body(&r, m) && !r.short_of ? UNBRICKD_OK : UNBRICKD_E_MESSAGE;
+	return decode_body(b, m) ? UNBRICKD_OK : UNBRICKD_E_MESSAGE;
 }
 
 void ub_add(struct ub_writer *w, uint32_t value, uint32_t size)
@@ -207,5 +179,6 @@ void ub_end(struct ub_writer *w, const struct unbrickd_io *io)
 {
 	w->octets[4] = (uint8_t)(w->length >> 8);
 	w->octets[5] = (uint8_t)w->length;
+	ub_put_u32(w->octets + CRC_AT, 0);
 	ub_put_u32(w->octets + CRC_AT, io->crc32(0, w->octets, w->length));
 }

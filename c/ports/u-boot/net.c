@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: GPL-2.0-or-later OR BSD-2-Clause
+/*
+ * The core on U-Boot's legacy network stack. Nothing here ever waits for ARP: what is sent first goes to the broadcast
+ * address, and a server is answered at the Ethernet address that its frame came from. So an address of ours need not be
+ * set up, and it does not matter which one the PC has.
+ */
+#include <common.h>
+#include <console.h>
+#include <net.h>
+#include <time.h>
+#include <linux/delay.h>
+#include <net/udp.h>
+
+#include "port.h"
+
+#define TICK_MS 50u		/* the light blinks no faster than every 100 ms */
+#define RETRY_MS 1000u		/* no card, no carrier: perhaps there is later */
+#define MAX_MESSAGE 1472	/* UDP payload of an Ethernet frame */
+
+/* In an unbrickd_peer: IPv4 address, port (both in network order), Ethernet address. */
+#define AT_PORT 4
+#define AT_ETHERNET 6
+
+static struct ubp *running;	/* U-Boot's handlers carry no argument */
+
+static void write_peer(struct unbrickd_peer *peer, struct in_addr address, u16 port, const u8 *ethernet)
+{
+	__be16 be_port = htons(port);
+
+	memset(peer, 0, sizeof(*peer));
+	memcpy(peer->octets, &address.s_addr, 4);
+	memcpy(peer->octets + AT_PORT, &be_port, 2);
+	memcpy(peer->octets + AT_ETHERNET, ethernet, ARP_HLEN);
+}
+
+static void send(void *app, const struct unbrickd_peer *to, const u8 *message, u32 length)
+{
+	u8 ethernet[ARP_HLEN];
+	struct in_addr address;
+	__be16 port;
+
+	if (!((struct ubp *)app)->on_line)
+		return;
+	memcpy(&address.s_addr, to->octets, 4);
+	memcpy(&port, to->octets + AT_PORT, 2);
+	memcpy(ethernet, to->octets + AT_ETHERNET, ARP_HLEN);
+	memcpy(net_tx_packet + net_eth_hdr_size() + IP_UDP_HDR_SIZE, message, length);
+	net_send_udp_packet(ethernet, address, ntohs(port), UNBRICKD_DEVICE_PORT, length);
+}
+
+/* Let the core do what is due. How long it has nothing to do, at most, in ms; 0: it is done. */
+static ulong turn(struct ubp *p)
+{
+	u64 now_us = get_timer_us(0), wake_us = now_us;
+
+	if (!p->error)
+		p->error = unbrickd_poll(p->core, now_us, &wake_us);
+	ubp_light_refresh(p, now_us);
+	if (p->error || unbrickd_boots(p->core))
+		return 0;
+	now_us = get_timer_us(0);
+	if (wake_us <= now_us)
+		return 1;
+	return 1 + (ulong)min_t(u64, wake_us - now_us, TICK_MS * 1000) / 1000;
+}
+
+static void go_on(void)
+{
+	ulong wait_ms = turn(running);
+
+	if (wait_ms)
+		net_set_timeout_handler(wait_ms, go_on);
+	else
+		net_set_state(NETLOOP_SUCCESS);	/* FAIL would obey `netretry` and may change the card */
+}
+
+static void on_packet(uchar *packet, unsigned int port, struct in_addr from, unsigned int from_port, unsigned int length)
+{
+	const struct ethernet_hdr *frame = (const struct ethernet_hdr *)net_rx_packet;
+	struct unbrickd_peer peer;
+
+	/* An answer to no single card would go to all, or make U-Boot ask with ARP and wait. */
+	if (port != UNBRICKD_DEVICE_PORT || !is_valid_ethaddr(frame->et_src) || running->error)
+		return;
+	write_peer(&peer, from, from_port, frame->et_src);
+	running->error = unbrickd_receive(running->core, &peer, packet, length, get_timer_us(0));
+	go_on();
+}
+
+/*
+ * 169.254.1.0 to 169.254.254.255 (RFC 3927, 2.1), another one each time. Whether it is taken is not asked, which would
+ * cost seconds: on a LAN without DHCP there is hardly anybody, and the next power-on draws again.
+ */
+static void take_link_local_address(struct ubp *p)
+{
+	u8 octets[4] = { 169, 254 };
+
+	p->io.random(p, octets + 2, 2);
+	octets[2] = 1 + octets[2] % 254;
+	memcpy(&net_ip.s_addr, octets, 4);
+}
+
+static int start(void *data)
+{
+	running->on_line = true;
+	net_set_udp_handler(on_packet);
+	go_on();
+	return 0;
+}
+
+void ubp_net_setup(struct ubp *p)
+{
+	struct in_addr everybody = { .s_addr = 0xFFFFFFFF };
+
+	if (!net_ip.s_addr)
+		take_link_local_address(p);
+	write_peer(&p->target[0], everybody, UNBRICKD_SERVER_PORT, net_bcast_ethaddr);
+	p->config.target_count = 1;
+	if (net_netmask.s_addr) {	/* the broadcast address of our own network, for hosts that know no other */
+		everybody.s_addr = net_ip.s_addr | ~net_netmask.s_addr;
+		write_peer(&p->target[1], everybody, UNBRICKD_SERVER_PORT, net_bcast_ethaddr);
+		p->config.target_count = 2;
+	}
+	p->config.targets = p->target;
+	p->config.max_message_bytes = MAX_MESSAGE;
+	p->config.ring_frames = CONFIG_UNBRICKD_RING_FRAMES;
+	p->io.send = send;
+}
+
+int ubp_net_run(struct ubp *p)
+{
+	struct udp_ops ops = { .start = start };
+
+	running = p;
+	while (!p->error && !unbrickd_boots(p->core)) {
+		ulong since;
+		int error = udp_loop(&ops);
+
+		p->on_line = false;
+		if (error == -EINTR)
+			return error;
+		/* What may boot as it is does so in the end, network or not. */
+		for (since = get_timer(0); error < 0 && turn(p) && get_timer(since) < RETRY_MS;) {
+			if (ctrlc())
+				return -EINTR;
+			mdelay(1);
+		}
+	}
+	return p->error;
+}

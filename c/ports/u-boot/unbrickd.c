@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: GPL-2.0-or-later OR BSD-2-Clause
+/* The command `unbrickd`: the recovery core at U-Boot's prompt and in its `bootcmd`. docs/integrate-u-boot.md. */
+#include <common.h>
+#include <command.h>
+#include <env.h>
+#include <malloc.h>
+#include <net.h>
+#include <time.h>
+#include <linux/mtd/mtd.h>
+
+#include "port.h"
+
+static void tell_parts(u8 count, const struct unbrickd_part *parts)
+{
+	for (; count; count--, parts++) {
+		if (parts->fits)
+			printf("unbrickd: %.16s: %u of %u erase blocks differ\n", parts->name, parts->differing,
+			       parts->erase_blocks);
+		else
+			printf("unbrickd: %.16s: does not fit the layout\n", parts->name);
+	}
+}
+
+static void tell_checked(struct ubp *p, const struct unbrickd_event *event)
+{
+	static const char * const words[] = {
+		[UNBRICKD_SOUND] = "the flash is sound",
+		[UNBRICKD_DAMAGED] = "the flash is damaged",
+		[UNBRICKD_RECORD_LOST] = "the boot record is lost",
+		[UNBRICKD_REFUSED] = "this firmware may not run here",
+		[UNBRICKD_BUTTON] = "the button is held",
+		[UNBRICKD_BOOT_FAILED] = "it failed to boot too often",
+	};
+
+	p->reason = event->u.checked.reason;
+	if (event->u.checked.record_repaired)
+		printf("unbrickd: a copy of the boot record was repaired\n");
+	tell_parts(event->u.checked.part_count, event->u.checked.parts);
+	printf("unbrickd: generation %u: %s\n", event->u.checked.named, words[event->u.checked.reason]);
+	if (event->u.checked.refused)
+		printf("unbrickd: %s\n", unbrickd_words(event->u.checked.refused));
+}
+
+/* What a server calls itself or its error comes from a stranger: nothing of it is printed but numbers. */
+static void tell(void *app, const struct unbrickd_event *event)
+{
+	switch (event->kind) {
+	case UNBRICKD_CHECKED:
+		tell_checked(app, event);
+		break;
+	case UNBRICKD_SERVER_FOUND:
+		printf("unbrickd: server %pI4%s\n", event->server->octets,
+		       event->u.holds_device ? "" : ", which knows no good backup of this device");
+		break;
+	case UNBRICKD_SERVER_GIVEN_UP:
+		printf("unbrickd: gave up the %s: %s\n", event->server ? "server" : "flash",
+		       unbrickd_words(event->u.given_up.why));
+		break;
+	case UNBRICKD_OFFER_TAKEN:
+		printf("unbrickd: restoring generation %u\n", event->u.offer.generation);
+		tell_parts(event->u.offer.part_count, event->u.offer.parts);
+		break;
+	case UNBRICKD_ERASE_BLOCK_RESTORED:
+		printf("unbrickd: %.16s: erase block %u, %u of %u\n", event->u.restored.part->name,
+		       event->u.restored.index, event->u.restored.done, event->u.restored.wanted);
+		break;
+	case UNBRICKD_RESTORED:
+		printf("unbrickd: restored generation %u, %u bytes\n", event->u.summary.generation,
+		       event->u.summary.payload_bytes);
+		break;
+	case UNBRICKD_BOOTING:
+		printf("unbrickd: booting generation %u, firmware %.64s%s\n", event->u.booting->generation,
+		       event->u.booting->firmware_version,
+		       event->u.booting->config_default ? ", without its configuration" : "");
+		break;
+	}
+}
+
+static void put_away(struct ubp *p, void *memory)
+{
+	/* Keys of the device are in both. */
+	if (memory)
+		memset(memory, 0, unbrickd_memory_bytes(&p->config));
+	memset(p, 0, sizeof(*p));
+	free(memory);
+	free(p);
+}
+
+/* NULL, and why was printed. */
+static struct ubp *set_up(void **memory)
+{
+	struct ubp *p = calloc(1, sizeof(*p));
+	u32 bytes;
+	int error;
+
+	*memory = NULL;
+	if (!p) {
+		printf("unbrickd: %s\n", unbrickd_words(UNBRICKD_E_MEMORY));
+		return NULL;
+	}
+	p->config.io = &p->io;
+	p->config.app = p;
+	p->config.boot_limit = CONFIG_UNBRICKD_BOOT_LIMIT;
+	p->config.wait_ms = CONFIG_UNBRICKD_WAIT_MS;
+	p->io.event = tell;
+	if (ubp_flash_setup(p)) {
+		put_away(p, NULL);
+		return NULL;
+	}
+	ubp_crypto_setup(p);
+	ubp_light_setup(p);
+	ubp_net_setup(p);
+	bytes = unbrickd_memory_bytes(&p->config);
+	*memory = malloc(bytes);
+	error = bytes ? unbrickd_init(&p->core, &p->config, *memory, bytes) : UNBRICKD_E_CONFIG;
+	if (error) {
+		printf("unbrickd: %s\n", unbrickd_words(error));
+		put_away(p, *memory);
+		return NULL;
+	}
+	return p;
+}
+
+/* Check, restore if need be (or if asked to), and say what to boot. 0, or it was stopped. */
+static int bring_back(bool button, struct unbrickd_booting *booting)
+{
+	void *memory;
+	struct ubp *p = set_up(&memory);
+	int error;
+
+	if (!p)
+		return -EINVAL;
+	p->error = unbrickd_power_on(p->core, button, get_timer_us(0));
+	error = ubp_net_run(p);
+	if (error)
+		printf("unbrickd: stopped\n");
+	else
+		*booting = *unbrickd_boots(p->core);
+	put_away(p, memory);
+	return error;
+}
+
+static int do_check(struct cmd_tbl *cmdtp, int flag, int argc, char *const argv[])
+{
+	void *memory;
+	struct ubp *p = set_up(&memory);
+	bool sound;
+
+	if (!p)
+		return CMD_RET_FAILURE;
+	sound = !unbrickd_check(p->core) && p->reason == UNBRICKD_SOUND;
+	put_away(p, memory);
+	return sound ? CMD_RET_SUCCESS : CMD_RET_FAILURE;
+}
+
+static int do_restore(struct cmd_tbl *cmdtp, int flag, int argc, char *const argv[])
+{
+	struct unbrickd_booting booting;
+
+	return bring_back(true, &booting) ? CMD_RET_FAILURE : CMD_RET_SUCCESS;
+}
+
+static int do_boot(struct cmd_tbl *cmdtp, int flag, int argc, char *const argv[])
+{
+	struct unbrickd_booting booting;
+	char version[sizeof(booting.firmware_version) + 1];
+
+	if (bring_back(ubp_button_is_held(), &booting))
+		return CMD_RET_FAILURE;
+	snprintf(version, sizeof(version), "%.64s", booting.firmware_version);
+	env_set_ulong("unbrickd_generation", booting.generation);
+	env_set("unbrickd_version", version);
+	env_set("unbrickd_config", booting.config_default ? "default" : "kept");
+	run_command_list(CONFIG_UNBRICKD_BOOT_COMMAND, -1, 0);
+	/* Still here. The boot record has counted the attempt; after too many the generation before is restored. */
+	printf("unbrickd: it did not boot\n");
+	run_command("reset", 0);
+	return CMD_RET_FAILURE;
+}
+
+static int do_status(struct cmd_tbl *cmdtp, int flag, int argc, char *const argv[])
+{
+	void *memory;
+	struct ubp *p = set_up(&memory);
+	int i;
+
+	if (!p)
+		return CMD_RET_FAILURE;
+	/* The layout of the identity: spec/flash-format.md, 2. */
+	printf("model      %.32s\n", p->identity + 24);
+	printf("device     ");
+	for (i = 0; i < 16; i++)
+		printf("%02x%s", p->identity[8 + i], i < 15 ? "" : "\n");
+	printf("address    %pI4\n", &net_ip);
+	printf("window     %u frames\n", p->config.ring_frames);
+	printf("memory     %u bytes\n", unbrickd_memory_bytes(&p->config));
+	printf("%-16s %s:0x%08x+0x%08x\n", "record", p->place[0].mtd->name, p->place[0].offset, p->place[0].bytes);
+	for (i = 0; i < p->config.component_count; i++) {
+		const struct ubp_place *place = &p->place[p->component[i].id];
+
+		printf("%-16s %s:0x%08x+0x%08x\n", p->name[i], place->mtd->name, place->offset, place->bytes);
+	}
+	put_away(p, memory);
+	return CMD_RET_SUCCESS;
+}
+
+U_BOOT_CMD_WITH_SUBCMDS(unbrickd, "bring the device back from its owner's PC",
+	"boot    - check the flash, restore what is damaged, boot\n"
+	"unbrickd check   - compare the flash with the boot record, write nothing\n"
+	"unbrickd restore - restore from the PC, though all be sound\n"
+	"unbrickd status  - who this is and where things lie",
+	U_BOOT_SUBCMD_MKENT(boot, 1, 0, do_boot),
+	U_BOOT_SUBCMD_MKENT(check, 1, 0, do_check),
+	U_BOOT_SUBCMD_MKENT(restore, 1, 0, do_restore),
+	U_BOOT_SUBCMD_MKENT(status, 1, 0, do_status));
