@@ -2,6 +2,7 @@
 /* The indicator light, the button, and what the console says of them (mission R17, R19). */
 #include <common.h>
 #include <button.h>
+#include <div64.h>
 #include <dm.h>
 #include <env.h>
 #include <led.h>
@@ -30,7 +31,7 @@ void ubp_light_refresh(struct ubp *p, u64 now_us)
 {
 	u32 ms = (u32)lldiv(now_us - p->light_since_us, 1000);
 
-	if (p->led)
+	if (IS_ENABLED(CONFIG_LED) && p->led)
 		led_set_state(p->led, unbrickd_light_is_on(p->light, ms) ? LEDST_ON : LEDST_OFF);
 }
 
