@@ -10,14 +10,19 @@
 
 /* Setting up. */
 
+#ifndef UB_GUARD
+#define UB_GUARD 0	/* bytes before each piece of the memory; where tests put a fence */
+#endif
+
 /* Where each piece of the memory begins, from the context on; sizes in bytes. */
 struct pieces {
 	uint32_t flights, erase_block, erase_block_bytes, states, damage, damage_bytes, document, document_bytes;
 };
 
-static uint32_t aligned(uint32_t at)
+/* Where a piece may begin, after the one that ends there. */
+static uint32_t after(uint32_t end)
 {
-	return (at + 7) & ~7u;
+	return ((end + 7) & ~7u) + UB_GUARD;
 }
 
 /* False if the configuration is wrong. document_bytes: of the longest document that fits this layout. */
@@ -40,13 +45,13 @@ static bool plan_memory(const struct unbrickd_config *config, struct pieces *p)
 		largest = ub_max(largest, ub_largest_erase_block(&c->geometry));
 		document += 100 + 8 * UNBRICKD_MAX_RUNS + 512 + count * UB_DIGEST * (c->sealed ? 2 : 1);
 	}
-	p->flights = aligned(sizeof(struct unbrickd));
-	p->erase_block = aligned(p->flights + ub_max_window(config) * (uint32_t)sizeof(struct ub_flight));
+	p->flights = after(sizeof(struct unbrickd));
+	p->erase_block = after(p->flights + ub_max_window(config) * (uint32_t)sizeof(struct ub_flight));
 	p->erase_block_bytes = largest;
-	p->states = p->erase_block + largest;
-	p->damage = p->states + ub_pieces(ub_max(largest, 4096), UB_SHORTEST_BLOCK);
+	p->states = after(p->erase_block + largest);
+	p->damage = after(p->states + ub_pieces(ub_max(largest, 4096), UB_SHORTEST_BLOCK));
 	p->damage_bytes = ub_pieces(blocks, 8);
-	p->document = p->damage + p->damage_bytes;
+	p->document = after(p->damage + p->damage_bytes);
 	p->document_bytes = ub_min(ub_min(document, MAX_DOCUMENT), ub_record_capacity(config));
 	return true;
 }

@@ -8,6 +8,7 @@ from the headers of the core, so none can disagree. Knows no sockets; not part o
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 import re
@@ -53,6 +54,11 @@ LIGHTS = (Light.OFF, Light.START_SERVER, Light.RESTORING, Light.FAILED, Light.BO
 CHOICES = (Choice.KEEP, Choice.DAMAGED, Choice.VERSION, Choice.CONTENT)
 
 
+def _unsanitized() -> dict[str, str]:
+    """For other programs: ASan is for the library in this process only."""
+    return {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+
+
 def declarations() -> str:
     """All that the headers declare, as cffi reads it."""
     text = "".join(
@@ -61,13 +67,18 @@ def declarations() -> str:
     )
     text = re.sub(r"static inline [^;{]*\{.*?\n\}\n", "", text, flags=re.DOTALL)
     text = re.sub(r"^#include .*$", "", text, flags=re.MULTILINE)
-    found = subprocess.run(["gcc", "-E", "-P", "-"], input=text, capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        ["gcc", "-E", "-P", "-"], input=text, capture_output=True, text=True, check=True, env=_unsanitized()
+    )
     return found.stdout.replace("UINT64_MAX", str((1 << 64) - 1))
 
 
-def build_directory() -> Path:
-    """Beside the sources, so that what did not change is not built again; `make clean` removes it."""
-    return Path(os.environ.get("UNBRICKD_C_BUILD", ROOT / "build" / "c"))
+SANITIZED = "UNBRICKD_C_SANITIZED" in os.environ
+"""Whether to use the library with ASan and UBSan in it; ASan must have been preloaded (tests/c/test_c_sanitized.py)."""
+GUARD_BYTES = 64
+"""Before each piece of a sanitized core's memory; as in the Makefile."""
+BUILD = ROOT / "build" / ("c-sanitized" if SANITIZED else "c")
+"""`make clean` removes it."""
 
 
 @functools.cache
@@ -80,12 +91,11 @@ def ffi() -> FFI:
 @functools.cache
 def core() -> FFI.CData:
     """Every function of the headers, by name; built if it must be. Raises CalledProcessError if it does not compile."""
-    directory = build_directory()
-    directory.mkdir(parents=True, exist_ok=True)
-    with FileLock(directory / "lock"):
-        make = ["make", "--silent", "-C", str(SOURCES), f"BUILD={directory}", "sim"]
-        subprocess.run(make, check=True, capture_output=True, text=True)
-    return ffi().dlopen(str(directory / "libunbrickd.so"))
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with FileLock(BUILD / "lock"):
+        make = ["make", "--silent", "-C", str(SOURCES), f"BUILD={BUILD}", "sim-sanitized" if SANITIZED else "sim"]
+        subprocess.run(make, check=True, capture_output=True, text=True, env=_unsanitized())
+    return ffi().dlopen(str(BUILD / "libunbrickd.so"))
 
 
 def c_octets(contents: bytes) -> FFI.CData:
@@ -159,6 +169,16 @@ class CCore:
         if error:
             raise ConfigError(f"the C core: {self.words(error)}", code=str(error))
         self.ub = out[0]
+        if SANITIZED:
+            self._put_up_fences()
+
+    def _put_up_fences(self) -> None:
+        """No byte between the pieces of the memory may be touched from now on."""
+        poison = ctypes.CDLL(None)["__asan_poison_memory_region"]
+        ub = self.ub
+        for piece in (ub.receiver.flights, ub.erase_block, ub.receiver.states, ub.damage, ub.document):
+            at = int(ffi().cast("uintptr_t", piece))
+            poison(ctypes.c_void_p(at - GUARD_BYTES), ctypes.c_size_t(GUARD_BYTES))
 
     def words(self, error: int) -> str:
         return str(ffi().string(self.lib.unbrickd_words(error)).decode())
