@@ -1,6 +1,7 @@
 # Two commands do everything on a fresh machine with Python 3.11, pip and make:
 #   make demo    the main job, in a terminal, in under a minute
 #   make test    every test that takes less than ten minutes
+# On Debian 12, as root: make e2e, the same with a real U-Boot, kernel and flash in QEMU (tools/lab/README.md).
 # More: make check (format, lint, types, quick tests), make bench, make requirements, make clean, and
 # make demo-real, the demo with a Linux kernel in a FIT image, made from Debian packages (on Debian and Ubuntu).
 
@@ -13,7 +14,7 @@ BIN    := $(VENV)/bin
 endif
 READY  := $(VENV)/ready
 
-.PHONY: demo demo-real test check format bench requirements clean
+.PHONY: demo demo-real test e2e check format bench requirements clean
 
 demo: $(READY)
 	$(BIN)/unbrickd demo $(DEMO_ARGS)
@@ -30,6 +31,9 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q -n auto -m "not slow"
+
+e2e: $(READY)
+	$(BIN)/python -m pytest -m qemu tests/qemu $(E2E_ARGS)
 
 format: $(READY)
 	$(BIN)/ruff format .

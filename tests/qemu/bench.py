@@ -17,6 +17,7 @@ from pathlib import Path
 from tools.lab import build, gateway
 from tools.lab.console import Console, Shell
 from tools.lab.cpio import initramfs
+from tools.lab.fit import boot_command
 from tools.lab.gateway import (
     CHIP_BYTES,
     CONFIG,
@@ -45,6 +46,17 @@ DEVICE_PACKAGES = ("cryptography", "filelock")
 """All that agent and recovery import beyond the standard library."""
 MODEL = "virt-1"
 SETTINGS = b"hostname=router7\nsecret=correct-horse\n"
+VARIABLES = {
+    "bootargs": gateway.kernel_arguments(),
+    "bootcmd": boot_command(FIRMWARE.address),
+    "bootdelay": "1",
+    "fdt_addr": "0x40000000",
+    # The device tree away from where the kernel unpacks itself to; the root file system where the image says.
+    "fdt_high": "0x4f000000",
+    "initrd_high": "0xffffffff",
+}
+"""U-Boot's environment, as the factory writes it."""
+PROMPT = "=> "
 BOOT_PATIENCE_S = 120.0
 COMMAND_PATIENCE_S = 300.0
 
@@ -158,12 +170,15 @@ class Bench:
         self._folder = folder
         self._power_ons = 0
 
+    @property
+    def bootloader_chip(self) -> Path:
+        return self._laboratory.bootloader.chip
+
     @contextmanager
     def rescue_system(self) -> Iterator[Shell]:
         """Linux and our program, started past the flash; its power is cut in the end."""
         with self._power_on(self._laboratory.rescue) as console:
-            console.expect(r"gateway \S* is up", timeout_s=BOOT_PATIENCE_S)
-            self.stopwatch.note("boot of the rescue system", console.up_s)
+            self.stopwatch.note("boot of the rescue system", until_up(console))
             yield Shell(console)
 
     @contextmanager
@@ -172,6 +187,15 @@ class Bench:
         with self._power_on(self._laboratory.bootloader) as console:
             console.expect(r"U-Boot 20\d\d\.\d\d", timeout_s=BOOT_PATIENCE_S)
             yield console
+
+    @contextmanager
+    def bootloader_prompt(self) -> Iterator[Shell]:
+        """U-Boot's command line, before it starts anything."""
+        with self.bootloader() as console:
+            console.expect("Hit any key", timeout_s=BOOT_PATIENCE_S)
+            console.type(" ")
+            console.expect(PROMPT, timeout_s=BOOT_PATIENCE_S)
+            yield Shell(console)
 
     def unbrickd(self, shell: Shell, words: str, *, code: int = 0) -> Events:
         """Run our program in the guest and return its events."""
@@ -183,6 +207,12 @@ class Bench:
     def _power_on(self, start: Direct | Bootloader) -> Console:
         self._power_ons += 1
         return power_on(self._laboratory.qemu, start, self.flash, log=self._folder / f"console-{self._power_ons}.log")
+
+
+def until_up(console: Console) -> float:
+    """Wait until the gateway's system is up; how long ago its power came on, in seconds."""
+    console.expect(r"gateway \S* is up", timeout_s=BOOT_PATIENCE_S)
+    return console.up_s
 
 
 def record_of(flash: FlashFile, keys: DeviceKeys) -> LoadedRecord | None:

@@ -15,6 +15,7 @@ import pytest
 from tests.qemu.bench import (
     MODEL,
     SETTINGS,
+    VARIABLES,
     BackedUp,
     Bench,
     Laboratory,
@@ -22,8 +23,9 @@ from tests.qemu.bench import (
     build_laboratory,
     serving,
 )
+from tools.lab.environment import encode_environment
 from tools.lab.fit import firmware
-from tools.lab.gateway import CONFIG, FIRMWARE, IDENTITY, FlashFile
+from tools.lab.gateway import CONFIG, ENVIRONMENT, FIRMWARE, IDENTITY, FlashFile
 
 from unbrickd.cli.demo_process import ServerProcess
 from unbrickd.seal.identity import FirmwarePolicy, Identity, encode_identity
@@ -76,6 +78,7 @@ def backed_up(
     )
     image = firmware(laboratory.rescue.kernel, laboratory.rescue.initramfs)
     flash = FlashFile.create(folder / "flash.bin")
+    flash.write(ENVIRONMENT, encode_environment(VARIABLES, ENVIRONMENT.size_bytes))
     flash.write(IDENTITY, encode_identity(identity))
     flash.write(CONFIG, SETTINGS)
     flash.write(FIRMWARE, image)

@@ -9,6 +9,7 @@ from pathlib import Path
 from tools.lab import debian
 from tools.lab.steps import run
 
+CONFIGURATION = "gateway"
 KERNEL_ADDRESS = 0x4100_0000
 """Where the compressed kernel runs from: above where it unpacks itself to."""
 RAMDISK_ADDRESS = 0x4800_0000
@@ -41,11 +42,20 @@ _SOURCE = """\
         }};
     }};
     configurations {{
-        default = "gateway";
-        gateway {{ kernel = "kernel"; ramdisk = "root"; }};
+        default = "{configuration}";
+        {configuration} {{ kernel = "kernel"; ramdisk = "root"; }};
     }};
 }};
 """
+
+
+def boot_command(address: int) -> str:
+    """U-Boot's command that verifies and starts the image at that address, with the device tree that QEMU left in RAM.
+
+    It names the configuration, since this U-Boot looks for one that fits its own device tree otherwise.
+    """
+    image = f"{address:#x}#{CONFIGURATION}"
+    return f"bootm {image} {image} ${{fdt_addr}}"
 
 
 def firmware(kernel: Path, initramfs: Path) -> bytes:
@@ -55,11 +65,13 @@ def firmware(kernel: Path, initramfs: Path) -> bytes:
         folder = Path(name)
         (folder / "firmware.its").write_text(
             _SOURCE.format(
+                configuration=CONFIGURATION,
                 kernel=kernel,
                 initramfs=initramfs,
                 kernel_address=KERNEL_ADDRESS,
                 ramdisk_address=RAMDISK_ADDRESS,
             )
         )
-        run(["mkimage", "-f", "firmware.its", "firmware.itb"], folder=folder)
+        epoch = {"SOURCE_DATE_EPOCH": "0"}  # the same inputs, the same bytes
+        run(["mkimage", "-f", "firmware.its", "firmware.itb"], folder=folder, env=epoch)
         return (folder / "firmware.itb").read_bytes()

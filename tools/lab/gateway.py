@@ -17,7 +17,7 @@ from tools.lab.console import Console
 ERASE_BLOCK_BYTES = 256 << 10
 """Of two 16-bit chips side by side, 128 KiB each. U-Boot counts the halves and must be given whole ones."""
 CHIP_BYTES = 64 << 20
-"""Each of the two; so large that QEMU takes no other."""
+"""Each of the two; QEMU takes no other size. U-Boot sees the first half, where all regions lie."""
 CHIP_ADDRESS = 0x0400_0000
 """Where the second chip begins in the memory map of `virt`, and in the kernel's MTD device of both."""
 MEMORY_MIB = 256
