@@ -2,7 +2,7 @@
 #   make demo    the main job, in a terminal, in under a minute
 #   make test    every test that takes less than ten minutes
 # On Debian 12, as root: make e2e, the same with a real U-Boot, kernel and flash in QEMU (tools/lab/README.md).
-# More: make check (format, lint, types, quick tests), make bench, make requirements, make clean, and
+# More: make check (format, lint, types, quick tests), make bench, make bench-quick, make requirements, make clean, and
 # make demo-real, the demo with a Linux kernel in a FIT image, made from Debian packages (on Debian and Ubuntu).
 
 PYTHON ?= python3
@@ -14,7 +14,7 @@ BIN    := $(VENV)/bin
 endif
 READY  := $(VENV)/ready
 
-.PHONY: demo demo-real test e2e check format bench requirements clean
+.PHONY: demo demo-real test e2e check format bench bench-quick requirements clean
 
 demo: $(READY)
 	$(BIN)/unbrickd demo $(DEMO_ARGS)
@@ -39,8 +39,13 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Half an hour: loopback, and links between network namespaces (Linux, as root). docs/performance.md explains both.
 bench: $(READY)
-	$(BIN)/python -m bench $(BENCH_ARGS)
+	$(BIN)/python -m bench loopback $(BENCH_ARGS)
+	$(BIN)/python -m bench links $(LINKS_ARGS)
+
+bench-quick: $(READY)
+	$(BIN)/python -m bench links --quick --output build/bench
 
 # Debian splits ensurepip off into python3-venv; without it the outer pip installs into the environment.
 $(READY): pyproject.toml requirements/dev.txt

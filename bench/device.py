@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The device of the benchmark as a process of its own: one backup, or one restore, measured from inside.
 
-Run by `bench.__main__`; prints one `Sample` as JSON. The flash is the simulated chip without the delays of a real one;
-what the simulation itself costs is measured apart (`flash_s`).
+Prints one `Sample` as JSON. The flash is the simulated chip without the delays of a real one; what the simulation
+itself costs is measured apart (`flash_s`). With --plain it is a copy of the chip in memory, which costs next to
+nothing, and the clock runs from the first message sent to the end of the exchange: network and protocol alone.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import random
 import sys
 import time
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bench.sample import Sample, print_sample
@@ -22,22 +23,88 @@ from unbrickd.agent.session import Ending, Outcome
 from unbrickd.agent.software import DeviceSoftware
 from unbrickd.cli.drive import run_agent, run_bootloader
 from unbrickd.flash.device import ComponentSlot, DeviceFlash
+from unbrickd.flash.interface import ERASED, Flash
 from unbrickd.flash.partition import Partition
 from unbrickd.flash.record import RecordStore
 from unbrickd.model.geometry import Geometry
+from unbrickd.model.peer import Peer
 from unbrickd.recovery.bootloader import Bootloader
 from unbrickd.recovery.events import Event, Restored
 from unbrickd.seal.keys import DeviceKeys
 from unbrickd.sim.gateway import VirtualGateway
-from unbrickd.sim.nor import NorChip
+from unbrickd.wire import messages as m
+from unbrickd.wire.packet import BLOCK_OVERHEAD_BYTES, decode
 
 PATIENCE_S = 300.0
+_TYPE_AT = 3
+"""Of a message (spec/protocol.md §2)."""
+
+
+class PlainFlash:
+    """A flash of plain memory, without delays, wear or faults."""
+
+    def __init__(self, chip: Flash) -> None:
+        self.geometry = chip.geometry
+        self._octets = bytearray(chip.read(0, self.geometry.total_bytes))
+
+    def read(self, offset_bytes: int, length_bytes: int) -> bytes:
+        return bytes(memoryview(self._octets)[offset_bytes : offset_bytes + length_bytes])
+
+    def program(self, offset_bytes: int, octets: bytes) -> None:
+        self._octets[offset_bytes : offset_bytes + len(octets)] = octets
+
+    def erase(self, offset_bytes: int) -> None:
+        self.program(offset_bytes, bytes([ERASED]) * self.geometry.at(offset_bytes).size_bytes)
+
+
+class WatchedLink:
+    """A link, when its first message was sent, and what the blocks on it came to."""
+
+    def __init__(self, link: DeviceLink) -> None:
+        self._link = link
+        self.targets, self.max_message_bytes = link.targets, link.max_message_bytes
+        self.sent_bytes = self.received_bytes = 0
+        self.started_s: float | None = None
+        self._blocks_up_bytes = self._blocks_down_bytes = self._blocks_down = 0
+        self._server_sent: dict[int, int] = {}
+        """By transfer: blocks (spec/protocol.md §4.12)."""
+
+    def send(self, peer: Peer, octets: bytes) -> None:
+        if self.started_s is None:
+            self.started_s = time.perf_counter()
+        if octets[_TYPE_AT] == m.Type.DATA_BLOCK:
+            self._blocks_up_bytes += len(octets) - BLOCK_OVERHEAD_BYTES
+        self._link.send(peer, octets)
+        self.sent_bytes = self._link.sent_bytes
+
+    def receive(self, timeout_s: float) -> list[tuple[Peer, bytes]]:
+        received = self._link.receive(timeout_s)
+        self.received_bytes = self._link.received_bytes
+        for _, octets in received:
+            if octets[_TYPE_AT] == m.Type.DATA_BLOCK:
+                self._blocks_down += 1
+                self._blocks_down_bytes += len(octets) - BLOCK_OVERHEAD_BYTES
+            elif octets[_TYPE_AT] == m.Type.DATA_END:
+                packet = decode(octets)
+                if isinstance(packet.message, m.DataEnd):
+                    self._server_sent[packet.transfer] = packet.message.blocks_sent
+        return received
+
+    @property
+    def block_bytes_sent(self) -> float:
+        """Payload of all blocks: those the device sent, or those the server says it sent, each of the mean length."""
+        if self._blocks_up_bytes:
+            return self._blocks_up_bytes
+        return sum(self._server_sent.values()) * self._blocks_down_bytes / max(1, self._blocks_down)
+
+    def close(self) -> None:
+        self._link.close()
 
 
 class TimedFlash:
-    """The chip, and the time that is spent in it, by the clock and by the processor."""
+    """A flash, and the time that is spent in it, by the clock and by the processor."""
 
-    def __init__(self, chip: NorChip) -> None:
+    def __init__(self, chip: Flash) -> None:
         self._chip = chip
         self.seconds = self.cpu_s = 0.0
 
@@ -71,11 +138,26 @@ class Bench:
     """A gateway's flash behind a stopwatch, and its link."""
 
     gateway: VirtualGateway
-    link: DeviceLink
+    link: WatchedLink
+    ring_frames: int = 0
+    plain: bool = False
     flash: TimedFlash = field(init=False)
 
     def __post_init__(self) -> None:
-        self.flash = TimedFlash(self.gateway.chip)
+        self.flash = TimedFlash(PlainFlash(self.gateway.chip) if self.plain else self.gateway.chip)
+
+    def firmware(self) -> Partition:
+        return self._partition("firmware")
+
+    def damage(self, erase_blocks: list[int]) -> None:
+        """Without a trace in the chip's files if the flash is plain."""
+        rng = random.Random(20100520)
+        if not self.plain:
+            self.gateway.damage("firmware", erase_blocks, rng=rng)
+            return
+        flash = self.firmware()
+        for index in erase_blocks:
+            flash.erase(flash.geometry.erase_block(index).offset_bytes)
 
     def device(self) -> DeviceFlash:
         layout, keys = self.gateway.layout, DeviceKeys.of(self.gateway.identity)
@@ -116,15 +198,18 @@ class Bench:
         )
         if outcomes[0].ending is not Ending.COMMITTED:
             sys.exit(f"the backup failed: {outcomes[0].why or outcomes[0].ending.value}")
-        return watch.sample(self, payload_bytes=outcomes[0].payload_bytes)
+        return watch.sample(self, payload_bytes=outcomes[0].payload_bytes, ended_s=time.perf_counter())
 
     def restore(self) -> Sample:
         """From power-on to the boot: check, fetch, program, read back, check again."""
         ends: list[Restored] = []
+        ended_s = 0.0
 
         def note(event: Event) -> None:
+            nonlocal ended_s
             if isinstance(event, Restored):
                 ends.append(event)
+                ended_s = time.perf_counter()
 
         watch = Stopwatch()
         deadline_s = time.monotonic() + PATIENCE_S
@@ -136,11 +221,12 @@ class Bench:
             entropy=random.randbytes,
             now_s=time.monotonic(),
             max_message_bytes=self.link.max_message_bytes,
+            ring_frames=self.ring_frames,
         )
         booting = run_bootloader(bootloader, self.link, on_event=note, stop=lambda: time.monotonic() > deadline_s)
         if booting is None or not ends:
             sys.exit("the restore failed")
-        return watch.sample(self, payload_bytes=ends[0].payload_bytes)
+        return watch.sample(self, payload_bytes=ends[0].payload_bytes, ended_s=ended_s)
 
     def _partition(self, name: str) -> Partition:
         found = self.gateway.layout.partition(name)
@@ -149,15 +235,19 @@ class Bench:
 
 
 class Stopwatch:
-    """Started when it is made."""
+    """Started when it is made; a plain flash's device, when it sends the first message."""
 
     def __init__(self) -> None:
         self._started_s = time.perf_counter()
         self._cpu_s = time.process_time()
 
-    def sample(self, bench: Bench, *, payload_bytes: int) -> Sample:
+    def sample(self, bench: Bench, *, payload_bytes: int, ended_s: float) -> Sample:
+        """ended_s: when the exchange ended, by time.perf_counter()."""
+        started_s = bench.link.started_s or 0.0
         return Sample(
-            seconds=time.perf_counter() - self._started_s,
+            seconds=ended_s - started_s if bench.plain else time.perf_counter() - self._started_s,
+            started_s=started_s,
+            block_bytes_sent=bench.link.block_bytes_sent,
             cpu_s=time.process_time() - self._cpu_s,
             flash_s=bench.flash.seconds,
             flash_cpu_s=bench.flash.cpu_s,
@@ -172,15 +262,31 @@ def main() -> None:
     parser.add_argument("what", choices=("backup", "restore"))
     parser.add_argument("directory", type=Path, help="of a virtual gateway")
     parser.add_argument("--damage", type=int, default=0, metavar="N", help="first, damage so many erase blocks")
+    parser.add_argument(
+        "--plain", action="store_true", help="a flash of plain memory; the chip's files stay as they are"
+    )
+    parser.add_argument("--server", metavar="HOST:PORT", help="instead of the layout's")
+    parser.add_argument(
+        "--ring-frames", type=int, default=0, metavar="N", help="what the device says of its network card"
+    )
+    parser.add_argument("--expect", type=Path, metavar="FILE", help="fail unless the firmware is this after a restore")
     args = parser.parse_args()
-    with VirtualGateway(args.directory) as gateway, closing(open_link(gateway.layout.link)) as link:
-        bench = Bench(gateway, link)
-        if args.damage:
-            rng = random.Random(20100520)
-            firmware = gateway.software.loaded().record.sealed.generation.components[0]
-            blocks = sorted(rng.sample(range(firmware.geometry.count), args.damage))
-            gateway.damage("firmware", blocks, rng=rng)
-        print_sample(bench.back_up() if args.what == "backup" else bench.restore())
+    with VirtualGateway(args.directory) as gateway:
+        layout = gateway.layout.link
+        if args.server:
+            layout = replace(layout, servers=(args.server,))
+        with closing(WatchedLink(open_link(layout))) as link:
+            bench = Bench(gateway, link, ring_frames=args.ring_frames, plain=args.plain)
+            if args.damage:
+                image = gateway.software.loaded().record.sealed.generation.components[0]
+                held = range(image.geometry.count)  # the partition may have more, which no restore fetches
+                bench.damage(sorted(random.Random(20100520).sample(held, args.damage)))
+            sample = bench.back_up() if args.what == "backup" else bench.restore()
+            if args.expect:
+                expected = args.expect.read_bytes()
+                if bench.firmware().read(0, len(expected)) != expected:
+                    sys.exit("the restore is wrong")
+            print_sample(sample)
 
 
 if __name__ == "__main__":

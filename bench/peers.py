@@ -13,7 +13,7 @@ from bench.processes import Usage, accepts, answers_tftp, free_port, program, py
 
 NGINX = """\
 daemon off;
-worker_processes 1;
+master_process off;
 pid {folder}/nginx.pid;
 error_log stderr;
 {user}
@@ -21,7 +21,7 @@ events {{}}
 http {{
   access_log off;
   sendfile on;
-  server {{ listen 127.0.0.1:{port}; root {folder}; }}
+  server {{ listen {host}:{port}; root {folder}; }}
 }}
 """
 
@@ -65,6 +65,8 @@ class HttpServer:
         if self._daemon:
             user = "user root;" if os.geteuid() == 0 else ""  # its own user cannot read our temporary folder
             configuration = self._folder / "nginx.conf"
-            configuration.write_text(NGINX.format(folder=self._folder, port=self.port, user=user), encoding="utf-8")
+            configuration.write_text(
+                NGINX.format(folder=self._folder, host="127.0.0.1", port=self.port, user=user), encoding="utf-8"
+            )
             command = [self._daemon, "-c", str(configuration)]
         return running(command, ready=accepts(self.port))

@@ -56,17 +56,17 @@ PANELS = (
 )
 
 
-def draw(medians: dict[str, Figures], *, caption: str) -> str:
-    """The SVG text; rows in the order of `medians`, a gap where the direction changes."""
+def draw(medians: dict[str, Figures], *, caption: str, panels: tuple[Panel, ...] = PANELS, labels: int = LABELS) -> str:
+    """The SVG text; rows in the order of `medians`, a gap where what is before the colon changes."""
     rows: list[tuple[float, str, Figures]] = []
     y, direction = float(TOP), ""
     for name, figures in medians.items():
-        if direction and not name.startswith(direction):
+        if direction and name.partition(":")[0] != direction:
             y += GAP
         direction = name.partition(":")[0]
         rows.append((y, name, figures))
         y += ROW
-    width, height = LABELS + len(PANELS) * (COLUMN + NUMBERS) + 20, y + 16
+    width, height = labels + len(panels) * (COLUMN + NUMBERS) + 20, y + 16
     box = f'width="{width}" height="{height:.0f}" viewBox="0 0 {width} {height:.0f}"'
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" {box} role="img" aria-label="{escape(caption)}" {FONT}>',
@@ -76,8 +76,8 @@ def draw(medians: dict[str, Figures], *, caption: str) -> str:
     for at, name, _ in rows:
         ours = "unbrickd" in name
         parts.append(_text(16, at + 13, name.replace(":", "  "), weight=600 if ours else 400))
-    for index, panel in enumerate(PANELS):
-        parts += _panel(panel, rows, x=LABELS + index * (COLUMN + NUMBERS))
+    for index, panel in enumerate(panels):
+        parts += _panel(panel, rows, x=labels + index * (COLUMN + NUMBERS))
     return "\n".join([*parts, "</svg>", ""])
 
 

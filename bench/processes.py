@@ -31,15 +31,28 @@ class Usage:
 
     cpu_s: float = 0.0
     peak_bytes: int = 0
+    pid: int = 0
 
 
 def python(*arguments: str | Path) -> list[str]:
     return [sys.executable, *map(str, arguments)]
 
 
-def run_client(*arguments: str | Path) -> Figures:
+Where = Callable[..., list[str]]
+"""Makes the command that runs a command somewhere; `Host.command` of bench.links is one."""
+
+
+def here(*arguments: str | Path) -> list[str]:
+    return [str(argument) for argument in arguments]
+
+
+def run_client(*arguments: str | Path, where: Where = here, timeout_s: float | None = None) -> Figures:
     """Run a client of the benchmark; returns the figures it prints. Ends the benchmark if it fails."""
-    done = subprocess.run(python("-m", *arguments), capture_output=True, text=True, check=False)
+    command = where(*python("-m", *arguments))
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        sys.exit(f"{arguments[0]} is not done after {timeout_s:g} s")
     if done.returncode:
         sys.exit(f"{arguments[0]} failed: {done.stderr.strip()}")
     return {name: float(value) for name, value in json.loads(done.stdout).items()}
@@ -48,20 +61,21 @@ def run_client(*arguments: str | Path) -> Figures:
 @contextmanager
 def running(command: list[str], *, ready: Callable[[subprocess.Popen[str]], None]) -> Iterator[Usage]:
     """A server process, from ready to ended; its usage is filled in when the context ends."""
-    usage = Usage()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    usage = Usage(pid=process.pid)
     try:
         ready(process)
         yield usage
         usage.peak_bytes = peak_bytes(process.pid)
     finally:
         process.send_signal(signal.SIGTERM)
-        _, status, resources = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode is None:
+            _, status, resources = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            usage.cpu_s = resources.ru_utime + resources.ru_stime
+            usage.peak_bytes = usage.peak_bytes or resources.ru_maxrss * RSS_UNIT_BYTES
         assert process.stdout is not None
         process.stdout.close()
-    usage.cpu_s = resources.ru_utime + resources.ru_stime
-    usage.peak_bytes = usage.peak_bytes or resources.ru_maxrss * RSS_UNIT_BYTES
 
 
 def free_port(kind: socket.SocketKind) -> int:
@@ -86,6 +100,16 @@ def accepts(port: int) -> Callable[[subprocess.Popen[str]], None]:
             return probe.connect_ex(("127.0.0.1", port)) == 0
 
     return _waiting(attempt)
+
+
+def listens(kind: str, port: int) -> Callable[[subprocess.Popen[str]], None]:
+    """Ready when its network namespace has a socket on this port; kind: udp or tcp. Linux only (proc(5))."""
+
+    def ready(process: subprocess.Popen[str]) -> None:
+        table = Path(f"/proc/{process.pid}/net/{kind}")
+        _waiting(lambda: table.exists() and f":{port:04X} " in table.read_text(encoding="ascii"))(process)
+
+    return ready
 
 
 def answers_tftp(port: int) -> Callable[[subprocess.Popen[str]], None]:

@@ -13,7 +13,12 @@ from pathlib import Path
 class Sample:
     """One transfer: by the clock, and by the processor of the client's process; flash: what the simulated chip took of
     both. Bytes are those given to and taken from sockets, headers of UDP, TCP and below not counted; payload is what
-    was wanted."""
+    was wanted.
+
+    started_s: when the first packet was sent, by time.perf_counter(), which all processes of a host share on Linux.
+    complete: false if a time limit ended it; payload is then what had come. block_bytes_sent: payload of all blocks
+    that the sender says it sent, 0 where it does not say.
+    """
 
     seconds: float
     cpu_s: float
@@ -22,6 +27,9 @@ class Sample:
     sent_bytes: int
     received_bytes: int
     payload_bytes: int
+    started_s: float = 0.0
+    complete: bool = True
+    block_bytes_sent: float = 0.0
 
 
 def print_sample(sample: Sample) -> None:
