@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later OR BSD-2-Clause
 /* Hashes, cipher, signatures and random numbers: all U-Boot's own. */
-#include <common.h>
 #include <dm.h>
 #include <image.h>
 #include <net.h>
 #include <rng.h>
 #include <time.h>
 #include <uboot_aes.h>
+#include <linux/string.h>
 #include <u-boot/crc.h>
 #include <u-boot/rsa.h>
 #include <u-boot/sha256.h>

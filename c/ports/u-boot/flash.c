@@ -3,12 +3,14 @@
  * Where things lie in flash, and the core's flash functions over U-Boot's MTD (parallel and serial NOR alike). The
  * layout is compiled in: a damaged environment must not lead the recovery astray.
  */
-#include <common.h>
 #include <mtd.h>
+#include <stdio.h>
+#include <vsprintf.h>
 #include <watchdog.h>
 #include <linux/ctype.h>
 #include <linux/err.h>
 #include <linux/mtd/mtd.h>
+#include <linux/string.h>
 
 #include "port.h"
 
@@ -75,6 +77,7 @@ static bool take_place(const char **at, struct ubp_place *place)
 		printf("unbrickd: there is no flash %s\n", device);
 		return false;
 	}
+	put_mtd_device(place->mtd);	/* a chip, which nothing ever removes */
 	return place->offset + (u64)place->bytes <= place->mtd->size;
 }
 

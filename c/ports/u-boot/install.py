@@ -3,12 +3,14 @@
 """Puts the command `unbrickd` into a U-Boot tree: `python3 install.py path/to/u-boot`.
 
 Copies the port and the core to cmd/unbrickd/ and adds one line to cmd/Makefile and cmd/Kconfig each. May be run again,
-after an update of either side: what is right already is left alone. Python 3.6, standard library only, as in U-Boot's
-own tools. docs/integrate-u-boot.md.
+after an update of either side: what is right already is left alone. Standard library only. docs/integrate-u-boot.md.
 """
+
+from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 PORT = Path(__file__).resolve().parent
@@ -21,7 +23,7 @@ NEEDED = ("include/net/udp.h", "include/linux/mtd/mtd.h", "lib/rsa/rsa-keyprop.c
 """Without these it is no U-Boot, or one before 2020.10."""
 
 
-def files():
+def files() -> Iterator[tuple[str, Path]]:
     """Name below cmd/unbrickd/ and source of each file."""
     for pattern in ("*.c", "*.h", "Kconfig", "Makefile", "*.config"):
         for path in sorted(PORT.glob(pattern)):
@@ -30,7 +32,7 @@ def files():
         yield "core/" + path.name, path
 
 
-def copy_files(folder):
+def copy_files(folder: Path) -> int:
     """Returns how many changed. What lies there and is ours no more is removed."""
     wanted = dict(files())
     changed = 0
@@ -48,7 +50,7 @@ def copy_files(folder):
     return changed
 
 
-def add_line(path, line, before=None):
+def add_line(path: Path, line: str, before: str | None = None) -> int:
     """Returns 1 if it was not there yet. before: the line it goes above; else it is the last."""
     lines = path.read_text(encoding="utf-8").splitlines()
     if line in lines:
@@ -58,22 +60,22 @@ def add_line(path, line, before=None):
     elif before in lines:
         lines[lines.index(before) : lines.index(before)] = [line, ""]
     else:
-        sys.exit("error: {}: no line {!r}\nhint: add {!r} by hand".format(path, before, line))
+        sys.exit(f"error: {path}: no line {before!r}\nhint: add {line!r} by hand")
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return 1
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Put the command `unbrickd` into a U-Boot tree.")
     parser.add_argument("tree", type=Path, help="the U-Boot sources")
-    tree = parser.parse_args().tree
+    tree: Path = parser.parse_args().tree
     missing = [name for name in NEEDED if not (tree / name).is_file()]
     if missing:
         sys.exit("error: {} is not U-Boot 2020.10 or newer: no {}".format(tree, ", ".join(missing)))
     changed = copy_files(tree / "cmd" / "unbrickd")
     changed += add_line(tree / "cmd" / "Makefile", MAKE_LINE)
     changed += add_line(tree / "cmd" / "Kconfig", KCONFIG_LINE, before=MENU)
-    print("unbrickd: {} files changed in {}".format(changed, tree))
+    print(f"unbrickd: {changed} files changed in {tree}")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later OR BSD-2-Clause
 /* The indicator light, the button, and what the console says of them (mission R17, R19). */
-#include <common.h>
 #include <button.h>
 #include <div64.h>
 #include <dm.h>
 #include <env.h>
 #include <led.h>
+#include <stdio.h>
 #include <time.h>
+#include <linux/string.h>
 
 #include "port.h"
 

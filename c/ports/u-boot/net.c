@@ -4,11 +4,12 @@
  * address, and a server is answered at the Ethernet address that its frame came from. So an address of ours need not be
  * set up, and it does not matter which one the PC has.
  */
-#include <common.h>
 #include <console.h>
+#include <env.h>
 #include <net.h>
 #include <time.h>
 #include <linux/delay.h>
+#include <linux/string.h>
 #include <net/udp.h>
 
 #include "port.h"
@@ -111,14 +112,15 @@ static int start(void *data)
 void ubp_net_setup(struct ubp *p)
 {
 	struct in_addr everybody = { .s_addr = 0xFFFFFFFF };
+	u16 port = env_get_ulong("unbrickd_port", 10, UNBRICKD_SERVER_PORT);
 
 	if (!net_ip.s_addr)
 		take_link_local_address(p);
-	write_peer(&p->target[0], everybody, UNBRICKD_SERVER_PORT, net_bcast_ethaddr);
+	write_peer(&p->target[0], everybody, port, net_bcast_ethaddr);
 	p->config.target_count = 1;
 	if (net_netmask.s_addr) {	/* the broadcast address of our own network, for hosts that know no other */
 		everybody.s_addr = net_ip.s_addr | ~net_netmask.s_addr;
-		write_peer(&p->target[1], everybody, UNBRICKD_SERVER_PORT, net_bcast_ethaddr);
+		write_peer(&p->target[1], everybody, port, net_bcast_ethaddr);
 		p->config.target_count = 2;
 	}
 	p->config.targets = p->target;

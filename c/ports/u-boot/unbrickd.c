@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later OR BSD-2-Clause
 /* The command `unbrickd`: the recovery core at U-Boot's prompt and in its `bootcmd`. docs/integrate-u-boot.md. */
-#include <common.h>
 #include <command.h>
 #include <env.h>
 #include <malloc.h>
 #include <net.h>
+#include <stdio.h>
 #include <time.h>
+#include <vsprintf.h>
 #include <linux/mtd/mtd.h>
+#include <linux/string.h>
 
 #include "port.h"
 
