@@ -49,17 +49,18 @@ def why_not() -> str:
 class Host:
     """A network namespace, which lives as long as the process in it."""
 
-    def __init__(self, *, has_ipv6: bool = True, reverse_path_filter: int = 0) -> None:
+    def __init__(self, *, has_ipv6: bool = True) -> None:
         self._holder = subprocess.Popen(
             ["unshare", "--net", "sh", "-c", "echo; exec sleep 600"], stdout=subprocess.PIPE
         )
         assert self._holder.stdout is not None
         self._holder.stdout.readline()
         self.pid = self._holder.pid
-        self.sysctl("net.ipv6.conf.default.accept_dad=0")  # a fresh cable has no duplicate to wait for
-        for which in ("all", "default"):
-            self.sysctl(f"net.ipv6.conf.{which}.disable_ipv6={int(not has_ipv6)}")
-            self.sysctl(f"net.ipv4.conf.{which}.rp_filter={reverse_path_filter}")
+        self.sysctl(
+            "net.ipv6.conf.default.accept_dad=0",  # a fresh cable has no duplicate to wait for
+            *(f"net.ipv6.conf.{which}.disable_ipv6={int(not has_ipv6)}" for which in ("all", "default")),
+            *(f"net.ipv4.conf.{which}.rp_filter=0" for which in ("all", "default")),
+        )
         self.ip("link set lo up")
 
     def __enter__(self) -> Host:
@@ -79,8 +80,8 @@ class Host:
         assert result.returncode == 0, f"{command}: {result.stderr}"
         return result.stdout
 
-    def sysctl(self, setting: str) -> None:
-        self.run("sysctl", "-q", "-w", setting)
+    def sysctl(self, *settings: str) -> None:
+        self.run("sysctl", "-q", "-w", *settings)
 
     def ip(self, words: str) -> None:
         self.run("ip", *words.split())

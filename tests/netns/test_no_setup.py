@@ -18,6 +18,8 @@ from tempfile import TemporaryDirectory
 import pytest
 from lan_in_namespaces import NOBODY, UNBRICKD, Host, Restore, Server, cable, copied, run, switch, why_not
 
+from unbrickd.cli.main import main
+
 REASON = why_not()
 pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.skipif(bool(REASON), reason=REASON)]
 
@@ -70,9 +72,9 @@ def unbrickd(host: Host, home: Path, *words: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def extracted(host: Host, home: Path, gateway: Path) -> dict[str, bytes]:
+def extracted(home: Path, gateway: Path) -> dict[str, bytes]:
     for component in COMPONENTS:
-        unbrickd(host, home, "gateway", "extract", str(gateway), component, str(home / component))
+        assert main(["gateway", "extract", str(gateway), component, str(home / component)]) == 0
     return {component: (home / component).read_bytes() for component in COMPONENTS}
 
 
@@ -103,12 +105,12 @@ def samples(folder: Path) -> Iterator[Samples]:
             layout = (gateway / "layout.toml").read_text(encoding="utf-8")
             (gateway / "layout.toml").write_text(layout.replace('"127.0.0.1"', '"discover"'), encoding="utf-8")
         server.end()
-        original = tuple(extracted(host, home, gateway) for gateway in gateways)
+        original = tuple(extracted(home, gateway) for gateway in gateways)
         for gateway in gateways:
             for component, erase_blocks in (("firmware", "0-27"), ("config", "0")):
                 damage = ("--partition", component, "--erase-blocks", erase_blocks)
                 unbrickd(host, home, "gateway", "damage", str(gateway), *damage)
-            assert extracted(host, home, gateway)["firmware"] != original[0]["firmware"]
+            assert extracted(home, gateway)["firmware"] != original[0]["firmware"]
     yield Samples(gateways=gateways, store=home / "store", original=original)
 
 
@@ -123,8 +125,8 @@ class Cell:
         self.pc = self.host()
         self.device = self.host(has_ipv6=device_has_ipv6)
 
-    def host(self, *, has_ipv6: bool = True, reverse_path_filter: int = 0) -> Host:
-        return self._stack.enter_context(Host(has_ipv6=has_ipv6, reverse_path_filter=reverse_path_filter))
+    def host(self, *, has_ipv6: bool = True) -> Host:
+        return self._stack.enter_context(Host(has_ipv6=has_ipv6))
 
     def second_device(self) -> Host:
         return self.host(has_ipv6=self._device_has_ipv6)
@@ -151,21 +153,20 @@ class Cell:
         gateway = copied(self._samples.gateways[number], home / "gateway", owner=0)
         restore = Restore(host or self.device, gateway)
         self._stack.callback(restore.end)
-        return Restoring(restore, host or self.device, gateway, self._samples.original[number])
+        return Restoring(restore, gateway, self._samples.original[number])
 
 
 class Restoring:
-    def __init__(self, restore: Restore, host: Host, gateway: Path, original: dict[str, bytes]) -> None:
+    def __init__(self, restore: Restore, gateway: Path, original: dict[str, bytes]) -> None:
         self.until = restore.until
         self._restore = restore
-        self._host = host
         self._gateway = gateway
         self._original = original
 
     def healed(self) -> float:
         """Wait until it boots, and see that its flash is again what it was. Seconds since power-on."""
         seconds = self._restore.wait()
-        assert extracted(self._host, self._gateway.parent, self._gateway) == self._original
+        assert extracted(self._gateway.parent, self._gateway) == self._original
         return seconds
 
 
@@ -278,13 +279,22 @@ def two_servers(cell: Cell) -> float:
 
 def two_devices_of_one_address(cell: Cell) -> float:
     """two devices at once, both with the default address 192.168.1.1"""
+    return _two_devices(cell, DEVICE_ADDRESS)
+
+
+def two_devices_without_address(cell: Cell) -> float:
+    """two devices at once, both without an IPv4 address"""
+    return _two_devices(cell, "")
+
+
+def _two_devices(cell: Cell, address: str) -> float:
     middle, other = cell.host(), cell.second_device()
     for host, port in ((cell.pc, "one"), (other, "two"), (cell.device, "three")):
         cable(host, "lan", middle, port)
     switch(middle, "one", "two", "three")
     cell.pc.ip("address add 192.168.1.10/24 dev lan")
-    for device in (cell.device, other):
-        device.ip(f"address add {DEVICE_ADDRESS} dev lan")
+    for device in (cell.device, other) if address else ():
+        device.ip(f"address add {address} dev lan")
     cell.serve()
     restores = cell.power_on(), cell.power_on(other, number=1)
     return max(restore.healed() for restore in restores)
@@ -355,6 +365,7 @@ CELLS = (
     firewall_like_windows,
     two_servers,
     two_devices_of_one_address,
+    two_devices_without_address,
     device_without_address,
     nobody_has_an_address,
     filtered_reverse_path,

@@ -39,6 +39,7 @@ COMMANDS: dict[str, str] = {
     "keys": "unbrickd.cli.keys",
     "agent": "unbrickd.cli.agent",
     "recover": "unbrickd.cli.recover",
+    "doctor": "unbrickd.cli.doctor",
 }
 """Command → the module that is it, in the order of the help. To add a command, add a line."""
 
