@@ -75,7 +75,7 @@ struct direction {
 	struct packet *packets; /* SLOTS of them, a ring; `first` and `next` only grow */
 	uint64_t first, next;
 	uint64_t link_free_ns;  /* when the last bit of what was accepted will have left */
-	uint64_t last_due_ns;
+	uint64_t last_arrival_ns; /* at the receiving card */
 	uint64_t random;
 	struct ring ring;
 	struct counters counters;
@@ -165,8 +165,9 @@ static uint64_t pass(struct direction *d, const struct options *o, size_t length
 	due += (uint64_t)(o->rtt_ms * 5e5);
 	if (o->jitter_ms > 0)
 		due += (uint64_t)(random_unit(&d->random) * o->jitter_ms * 1e6);
-	if (due < d->last_due_ns)
-		due = d->last_due_ns;
+	if (due < d->last_arrival_ns)
+		due = d->last_arrival_ns;
+	d->last_arrival_ns = due;
 	if (d->has_ring) {
 		due = service(&d->ring, o, due);
 		if (!due) {
@@ -174,7 +175,6 @@ static uint64_t pass(struct direction *d, const struct options *o, size_t length
 			return 0;
 		}
 	}
-	d->last_due_ns = due;
 	return due;
 }
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from bench.processes import program
 
+ETHERNET_HEADER_BYTES = 14
 ETHERNET_BYTES = 38
 """Preamble 8, header 14, FCS 4, gap 12 (IEEE 802.3): what each IP packet costs the link besides itself."""
 BLOCK_BYTES, BLOCK_HEADERS_BYTES = 1400, 52
@@ -72,11 +73,15 @@ class Link:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
-    """One end: a namespace, its address on the link, and the name of its interface."""
+    """One end: a namespace, its address on the link, and the name of its interface.
+
+    header_bytes: what the interface counts of each packet besides IP.
+    """
 
     namespace: str
     address: str
     interface: str
+    header_bytes: int = 0
 
     def command(self, *arguments: str | Path) -> list[str]:
         """What runs this command there; it becomes the command itself, with the same process id (ip-netns(8))."""
@@ -86,7 +91,8 @@ class Host:
         """Packets and bytes (IP and above) that this host gave to the link."""
         told = run("ip", "-json", "-stats", "-netns", self.namespace, "link", "show", "dev", self.interface)
         counted = json.loads(told)[0]["stats64"]["tx"]
-        return int(counted["packets"]), int(counted["bytes"])
+        packets = int(counted["packets"])
+        return packets, int(counted["bytes"]) - packets * self.header_bytes
 
 
 @dataclass(slots=True, kw_only=True)
@@ -117,11 +123,13 @@ def opened(link: Link, *, seed: int, folder: Path) -> Iterator[Hosts]:
             host = Host(namespace=names[0], address="127.0.0.1", interface="lo")
             yield Hosts(pc=host, device=host)
             return
+        in_kernel = kernel_has_netem() and not link.ring_frames
+        header_bytes = ETHERNET_HEADER_BYTES if in_kernel else 0
         hosts = Hosts(
-            pc=Host(namespace=names[0], address=PC_ADDRESS, interface=DEVICE),
-            device=Host(namespace=names[1], address=DEVICE_ADDRESS, interface=DEVICE),
+            pc=Host(namespace=names[0], address=PC_ADDRESS, interface=DEVICE, header_bytes=header_bytes),
+            device=Host(namespace=names[1], address=DEVICE_ADDRESS, interface=DEVICE, header_bytes=header_bytes),
         )
-        if kernel_has_netem() and not link.ring_frames:
+        if in_kernel:
             stack.enter_context(_netem(link, hosts))
         else:
             stack.enter_context(_emulator(link, hosts, seed=seed, folder=folder))
@@ -220,10 +228,18 @@ def kernel_has_netem() -> bool:
 def netem_commands(link: Link, *, sender: str, middle: str, to_sender: str, to_receiver: str) -> list[list[str]]:
     """One direction. Rate and drop-tail queue where it is sent, delay and loss in the middle (tc-tbf(8), tc-netem(8)).
 
-    14 of the bytes of framing are in what a virtual Ethernet device counts; tc-stab(8) adds the others.
+    A virtual Ethernet device counts the header itself; tc-stab(8) adds the rest of the framing.
     """
     burst_bytes = max(1600, int(link.rate_mbit * 125))  # 1 ms of the link: coarser timers than that are rare
-    shape = ["stab", "overhead", str(ETHERNET_BYTES - 14), "root", "tbf", "rate", f"{link.rate_mbit:g}mbit"]
+    shape = [
+        "stab",
+        "overhead",
+        str(ETHERNET_BYTES - ETHERNET_HEADER_BYTES),
+        "root",
+        "tbf",
+        "rate",
+        f"{link.rate_mbit:g}mbit",
+    ]
     queue = ["burst", f"{burst_bytes}b", "limit", f"{link.queue_bytes}b"]
     delay = ["root", "netem", "limit", "100000", "delay", f"{link.rtt_ms * 500:g}us", f"{link.jitter_ms * 500:g}us"]
     return [

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The benchmark's judgement: medians, and which goals they meet."""
+
+from __future__ import annotations
+
+import pytest
+from bench.contenders import BACKUP, BBR, CUBIC, RESTORE, TFTP, TFTP_32, mean_rate
+from bench.goals import QUICK, ROWS, Medians, Row
+from bench.link_table import medians_of, table
+from bench.processes import Figures
+
+CLEAN, LOOPBACK = ROWS[0], ROWS[-1]
+
+
+def run_of(bytes_per_s: float, **more: float) -> Figures:
+    return {"bytes_per_s": bytes_per_s, "waste": 1.0, "server_cpu_s_per_gb": 1.0} | more
+
+
+def judged(row: Row, medians: Medians) -> dict[str, bool | None]:
+    return {goal.text: goal.judge(medians)[1] for goal in row.all_goals}
+
+
+def of_clean_link(restore_share: float) -> Medians:
+    limit = CLEAN.link.limit_bytes_per_s
+    raw = {
+        RESTORE.name: [run_of(restore_share * limit)],
+        BACKUP.name: [run_of(restore_share * limit)],
+        TFTP.name: [run_of(0.08 * limit)],
+        TFTP_32.name: [run_of(0.66 * limit)],
+        CUBIC.name: [run_of(0.98 * limit)],
+        BBR.name: [run_of(0.97 * limit)],
+    }
+    return medians_of(CLEAN, raw)
+
+
+def test_goals_of_a_restore_at_the_links_limit_are_met() -> None:
+    assert set(judged(CLEAN, of_clean_link(0.99)).values()) == {True}
+
+
+def test_goals_of_a_restore_at_half_the_limit_are_missed_by_name() -> None:
+    missed = {text for text, met in judged(CLEAN, of_clean_link(0.5)).items() if met is False}
+    assert missed == {
+        "restore ≥ 0.98 of the limit",
+        "restore ≥ 1 × TCP CUBIC and TCP BBR",
+        "restore ≥ 10 × TFTP 1468",
+        "restore ≥ 1.4 × TFTP window 32",
+    }
+
+
+def test_goals_whose_peer_was_not_measured_are_neither_met_nor_missed() -> None:
+    medians = of_clean_link(0.99)
+    del medians[CUBIC.name]
+    assert judged(CLEAN, medians)["restore ≥ 1 × TCP CUBIC and TCP BBR"] is None
+
+
+def test_goals_with_a_waste_above_the_bound_are_missed() -> None:
+    medians = of_clean_link(0.99)
+    medians[RESTORE.name]["waste"] = 1.02
+    assert judged(CLEAN, medians)["waste ≤ 1.01"] is False
+
+
+def test_goals_of_failed_restores_are_not_met() -> None:
+    medians = medians_of(CLEAN, {RESTORE.name: [{"failed": 1.0}, {"failed": 1.0}, run_of(1e7)]})
+    assert judged(CLEAN, medians)["restore ≥ 0.98 of the limit"] is False
+
+
+def test_medians_leave_single_failures_out() -> None:
+    medians = medians_of(CLEAN, {RESTORE.name: [{"failed": 1.0}, run_of(3.0), run_of(1.0), run_of(2.0)]})
+    assert medians[RESTORE.name]["bytes_per_s"] == 2.0
+
+
+def test_medians_on_loopback_are_shares_of_tcp() -> None:
+    medians = medians_of(LOOPBACK, {RESTORE.name: [run_of(5.0)], CUBIC.name: [run_of(10.0)]})
+    assert medians[RESTORE.name]["share"] == 0.5
+
+
+def test_table_names_each_goal_that_is_missed() -> None:
+    limit = CLEAN.link.limit_bytes_per_s
+    text = table([CLEAN], {CLEAN.name: {RESTORE.name: [run_of(limit / 2, server_cpu_s_per_gb=20.0)]}})
+    assert "- 100M 1 ms: restore ≥ 0.98 of the limit: 0.5" in text
+    assert "- 100M 1 ms: server ≤ 3 CPU s/GB: 20" in text
+    assert "- 100M 1 ms: restore ≥ 10 × TFTP 1468: not measured" in text
+
+
+def test_mean_rate_counts_only_what_came_in_that_time() -> None:
+    came = [(0.0, 0.0), (1.0, 100.0), (2.0, 300.0), (3.0, 700.0)]
+    assert mean_rate(came, 1.0, 3.0) == 300.0
+    assert mean_rate(came, 4.0, 5.0) == 0.0
+
+
+def test_quick_rows_exist() -> None:
+    assert set(QUICK) <= {row.name for row in ROWS}
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_rows_measure_whomever_their_goals_compare(row: Row) -> None:
+    everybody = {c.name: run_of(1.0, flow_share=0.5, share=0.5) for c in row.contenders}
+    assert None not in judged(row, everybody).values()
