@@ -241,7 +241,8 @@ def netem_commands(link: Link, *, sender: str, middle: str, to_sender: str, to_r
         f"{link.rate_mbit:g}mbit",
     ]
     queue = ["burst", f"{burst_bytes}b", "limit", f"{link.queue_bytes}b"]
-    delay = ["root", "netem", "limit", "100000", "delay", f"{link.rtt_ms * 500:g}us", f"{link.jitter_ms * 500:g}us"]
+    mean_us, spread_us = (link.rtt_ms + link.jitter_ms) * 500, link.jitter_ms * 500
+    delay = ["root", "netem", "limit", "100000", "delay", f"{mean_us:g}us", f"{spread_us:g}us"]
     return [
         ["tc", "-netns", sender, "qdisc", "replace", "dev", to_sender, *shape, *queue],
         ["tc", "-netns", middle, "qdisc", "replace", "dev", to_receiver, *delay, "loss", f"{link.loss * 100:g}%"],
