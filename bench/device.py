@@ -151,9 +151,8 @@ class Bench:
 
     def damage(self, erase_blocks: list[int]) -> None:
         """Without a trace in the chip's files if the flash is plain."""
-        rng = random.Random(20100520)
         if not self.plain:
-            self.gateway.damage("firmware", erase_blocks, rng=rng)
+            self.gateway.damage("firmware", erase_blocks, rng=random.Random("damage"))  # not the firmware's own seed
             return
         flash = self.firmware()
         for index in erase_blocks:
