@@ -215,7 +215,7 @@ struct unbrickd_io {
 	void (*light)(void *app, enum unbrickd_light light);			/* may be NULL */
 	void (*event)(void *app, const struct unbrickd_event *event);		/* may be NULL */
 
-	/* c/crypto has all but the last; a bootloader has them of its own. */
+	/* c/crypto has all of these; a bootloader has them of its own. */
 	void (*sha256_begin)(struct unbrickd_sha256 *hash);
 	void (*sha256_add)(struct unbrickd_sha256 *hash, const uint8_t *from, uint32_t length);
 	void (*sha256_end)(struct unbrickd_sha256 *hash, uint8_t digest[32]);

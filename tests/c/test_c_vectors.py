@@ -12,8 +12,12 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from unbrickd_c import FFI, c_octets, core, crypto_functions, ffi
+
+from unbrickd.seal.maker import encode_public_key, generate_maker_key, load_private_key
 
 VECTORS = Path(__file__).resolve().parents[2] / "spec" / "vectors"
 DEVICE_GETS = {
@@ -301,3 +305,32 @@ def test_text_is_utf8_where_python_says_so() -> None:
         except UnicodeDecodeError:
             right = False
         assert core().ub_is_utf8(text, len(text)) == right, text.hex()
+
+
+@pytest.mark.parametrize("bits", [2048, 3072, 4096])
+def test_crypto_rsa_takes_the_makers_signature_and_nothing_else(bits: int) -> None:
+    key = load_private_key(generate_maker_key(bits))
+    der, digest = encode_public_key(key.public_key()), hashlib.sha256(b"statement").digest()
+    right = key.sign(b"statement", padding.PKCS1v15(), hashes.SHA256())
+
+    def verify(der: bytes, digest: bytes, signature: bytes) -> bool:
+        args = c_octets(der), len(der), c_octets(digest), c_octets(signature), len(signature)
+        return bool(core().unbrickd_rsa_verify(ffi().NULL, *args) == 0)
+
+    assert verify(der, digest, right)
+    rng = random.Random(bits)
+    print(f"seed {bits}")
+    places = [(0, at) for at in (*range(40), *range(len(der) - 8, len(der)))]
+    places += [(what, rng.randrange(32)) for what in (1, 2) for _ in range(20)]
+    for what, at in places:
+        given = [bytearray(der), bytearray(digest), bytearray(right)]
+        given[what][at] ^= 1 << rng.randrange(8)
+        assert not verify(*map(bytes, given)), (what, at)
+    for length in range(0, len(der), 7):
+        assert not verify(der[:length], digest, right)
+    assert not verify(der, digest, right[:-1]) and not verify(der, digest, right + b"\0")
+    assert not verify(der, digest, key.sign(b"statement", padding.PKCS1v15(), hashes.SHA512()))
+    pss = padding.PSS(mgf=padding.MGF1(hashes.SHA256()), salt_length=32)
+    assert not verify(der, digest, key.sign(b"statement", pss, hashes.SHA256()))
+    modulus = key.public_key().public_numbers().n.to_bytes(bits // 8, "big")
+    assert not verify(der, digest, modulus), "a number that is not below the modulus"
