@@ -33,7 +33,7 @@ check: $(READY)
 	$(BIN)/python -m pytest -q -n auto -m "not slow"
 
 e2e: $(READY)
-	$(BIN)/python -m pytest -m qemu tests/qemu $(E2E_ARGS)
+	$(BIN)/python -m pytest -m qemu -o tmp_path_retention_policy=failed tests/qemu $(E2E_ARGS)
 
 format: $(READY)
 	$(BIN)/ruff format .
