@@ -37,7 +37,18 @@ from unbrickd.recovery.offer import Choice
 from unbrickd.seal.identity import encode_identity
 from unbrickd.seal.maker import load_public_key
 
-__all__ = ["FFI", "CBootloader", "CCore", "c_octets", "core", "crypto_functions", "ffi", "record_flash"]
+__all__ = [
+    "BUILD",
+    "FFI",
+    "SOURCES",
+    "CBootloader",
+    "CCore",
+    "c_octets",
+    "core",
+    "crypto_functions",
+    "ffi",
+    "record_flash",
+]
 
 ROOT = Path(__file__).resolve().parents[3]
 SOURCES = ROOT / "c"
