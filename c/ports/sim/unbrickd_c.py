@@ -394,6 +394,8 @@ def _text(field: FFI.CData, size: int) -> str:
 class CBootloader:
     """The C core behind the calls of `recovery.bootloader.Bootloader`, one power-on."""
 
+    core_class = CCore
+
     def __init__(
         self,
         device: DeviceFlash,
@@ -406,7 +408,7 @@ class CBootloader:
         max_message_bytes: int,
         ring_frames: int = 0,
     ) -> None:
-        self.core = CCore(
+        self.core = self.core_class(
             device,
             record_flash(device),
             policy=policy,
@@ -418,7 +420,7 @@ class CBootloader:
         self.booting: events.Booting | None = None
         self._wake = ffi().new("uint64_t *", micros(now_s))
         self.peak_ram_bytes = self.core.memory_bytes - self.core.ub.document_room
-        self.core.call(self.core.lib.unbrickd_power_on(self.core.ub, button, micros(now_s)))
+        self._power_on(button=button, now_us=micros(now_s))
         self._look()
 
     @property
@@ -427,15 +429,13 @@ class CBootloader:
 
     def receive(self, peer: Peer, message: bytes, now_s: float) -> None:
         """Take one message; raises what a callback raised."""
-        core = self.core
-        core.call(
-            core.lib.unbrickd_receive(core.ub, core.octets_of(peer), c_octets(message), len(message), micros(now_s))
-        )
+        self._receive(peer, message, micros(now_s))
         self._look()
 
     def outgoing(self, now_s: float) -> list[Datagram]:
         """Every message that is due now; raises what a callback raised."""
-        self._poll(now_s)
+        self._poll(micros(now_s))
+        self._look()
         sent, self.core.sent = self.core.sent, []
         return sent
 
@@ -447,9 +447,18 @@ class CBootloader:
         happened, self.core.events = self.core.events, []
         return happened
 
-    def _poll(self, now_s: float) -> None:
-        self.core.call(self.core.lib.unbrickd_poll(self.core.ub, micros(now_s), self._wake))
-        self._look()
+    # The core's calls
+
+    def _power_on(self, *, button: bool, now_us: int) -> None:
+        self.core.call(self.core.lib.unbrickd_power_on(self.core.ub, button, now_us))
+
+    def _receive(self, peer: Peer, message: bytes, now_us: int) -> None:
+        core = self.core
+        octets, from_ = c_octets(message), core.octets_of(peer)
+        core.call(core.lib.unbrickd_receive(core.ub, from_, octets, len(message), now_us))
+
+    def _poll(self, now_us: int) -> None:
+        self.core.call(self.core.lib.unbrickd_poll(self.core.ub, now_us, self._wake))
 
     def _look(self) -> None:
         boots = self.core.lib.unbrickd_boots(self.core.ub)
