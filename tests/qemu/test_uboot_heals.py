@@ -28,7 +28,7 @@ from tools.lab.gateway import (
     Bootloader,
     FlashFile,
 )
-from tools.lab.recovery import blocks, uboot_by_guide
+from tools.lab.recovery import blocks, recovery_sources, uboot_by_guide
 
 from unbrickd.cli.demo_process import ServerProcess
 
@@ -39,17 +39,11 @@ GUIDE = REPOSITORY / "docs/integrate-u-boot.md"
 RESTORE_PATIENCE_S = 180.0
 
 
-def sources() -> list[Path]:
-    """What docs/integrate-u-boot.md takes from the repository."""
-    port, core = REPOSITORY / "c/ports/u-boot", REPOSITORY / "c"
-    return [path for path in (*port.iterdir(), *core.glob("src/*.[ch]"), *core.glob("include/*.h")) if path.is_file()]
-
-
 @pytest.fixture(scope="module")
 def recovery(laboratory: Laboratory, tmp_path_factory: pytest.TempPathFactory, stopwatch: Stopwatch) -> Laboratory:
     """The laboratory with U-Boot that has the recovery."""
     with stopwatch.timed("U-Boot with the recovery, by the guide: built, or taken from the cache"):
-        program = uboot_by_guide(GUIDE, REPOSITORY, sources())
+        program = uboot_by_guide(GUIDE, REPOSITORY, recovery_sources(REPOSITORY))
     chip = tmp_path_factory.mktemp("recovery") / "bootloader.bin"
     return dataclasses.replace(laboratory, bootloader=Bootloader.create(chip, program))
 

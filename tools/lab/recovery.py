@@ -36,8 +36,14 @@ def blocks(guide: Path, language: str) -> list[str]:
     return found
 
 
+def recovery_sources(repository: Path) -> list[Path]:
+    """The files of the repository that the steps take."""
+    patterns = ("c/ports/u-boot/*", "c/src/*.[ch]", "c/include/*.h")
+    return [path for pattern in patterns for path in repository.glob(pattern) if path.is_file()]
+
+
 def uboot_by_guide(guide: Path, repository: Path, sources: Iterable[Path]) -> Path:
-    """u-boot.bin for QEMU's ARM board. sources: the files of the repository that the steps take."""
+    """u-boot.bin for QEMU's ARM board. sources: what it depends on."""
     steps, config = "".join(blocks(guide, "sh")), "".join(blocks(guide, "config"))
 
     def make(folder: Path) -> None:
