@@ -175,7 +175,6 @@ static void make_document(struct unbrickd *ub)
 static struct unbrickd *switched_off_device(void)
 {
 	struct unbrickd *ub;
-	struct ub_record numbers = { .good = true, .counter = 7 };
 	uint32_t i;
 
 	randomness = 1;
@@ -195,7 +194,9 @@ static struct unbrickd *switched_off_device(void)
 		make_document(ub);
 		memcpy(ub->document, document, DOCUMENT_BYTES);
 		ub->document_bytes = DOCUMENT_BYTES;
-		check(ub_record_commit(ub, &numbers) == 0);
+		ub->record.good = true;
+		ub->record.counter = 7;
+		check(ub_record_commit(ub) == 0);
 		whole = flash;
 	}
 	flash = whole;

@@ -27,7 +27,6 @@ void ub_discovery_restart(struct unbrickd *ub)
 	struct ub_discovery *d = &ub->discovery;
 
 	d->found_count = 0;
-	d->choosing = false;
 	ub->io->random(ub->config->app, d->nonce, UB_NONCE);
 	ub_repeater_start(&d->repeater, earliest_probe(ub), UB_FOR_EVER);
 }
@@ -119,9 +118,8 @@ static void take_probe_ack(struct unbrickd *ub, const struct unbrickd_peer *peer
 	memcpy(server->cookie, m->u.probe_ack.cookie, UB_COOKIE);
 	server->holds_device = m->u.probe_ack.holds_device;
 	server->max_message = m->u.probe_ack.max_message;
-	if (!d->choosing)
+	if (d->found_count == 1)
 		d->choose_us = ub->now_us + COLLECT_US;
-	d->choosing = true;
 	/*
 	 * One that holds this device is chosen at once. But where servers had to be avoided, the choice is made at random
 	 * among those that answer: one that answers first and never helps must not be chosen each time.
@@ -194,7 +192,7 @@ const struct ub_server *ub_discovery_poll(struct unbrickd *ub)
 {
 	struct ub_discovery *d = &ub->discovery;
 
-	if (d->choosing)
+	if (d->found_count)
 		return ub->now_us >= d->choose_us ? choose(ub) : NULL;
 	if (ub_repeater_due(&d->repeater, ub->now_us))
 		probe(ub);
@@ -203,5 +201,5 @@ const struct ub_server *ub_discovery_poll(struct unbrickd *ub)
 
 uint64_t ub_discovery_timer(const struct ub_discovery *d)
 {
-	return d->choosing ? d->choose_us : d->repeater.due_us;
+	return d->found_count ? d->choose_us : d->repeater.due_us;
 }

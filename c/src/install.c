@@ -66,22 +66,19 @@ int ub_install_erase_block(struct unbrickd *ub, uint32_t part, uint32_t index, u
 int ub_install_finish(struct unbrickd *ub)
 {
 	const struct ub_generation *g = &ub->generation;
-	struct ub_record next = ub->record;
-	uint8_t digest[UB_DIGEST];
+	struct ub_record *next = &ub->record;
 	uint32_t i;
 
 	/* Where only damage was mended, the record is right as it stands, its journal of boots included. */
-	ub_sha256(ub->io, ub->document, ub->document_bytes, digest);
-	if (ub->decision.reason == UNBRICKD_DAMAGED && ub->record.loaded &&
-	    !memcmp(digest, ub->record.digest, UB_DIGEST))
+	if (ub->decision.reason == UNBRICKD_DAMAGED && ub->holds_record)
 		return UNBRICKD_OK;
-	next.good = true;
-	next.counter = ub_max(next.counter, g->number);
+	next->good = true;
+	next->counter = ub_max(next->counter, g->number);
 	for (i = 0; i < g->count; i++) {
 		if (g->manifest[i].kind == UNBRICKD_FIRMWARE)
-			next.rollback_floor = ub_max(next.rollback_floor, g->manifest[i].rollback_index);
+			next->rollback_floor = ub_max(next->rollback_floor, g->manifest[i].rollback_index);
 	}
-	next.rejected_from = ub->decision.rejected_from;
-	next.rejected_to = ub->decision.rejected_to;
-	return ub_record_commit(ub, &next);
+	next->rejected_from = ub->decision.rejected_from;
+	next->rejected_to = ub->decision.rejected_to;
+	return ub_record_commit(ub);
 }

@@ -266,8 +266,8 @@ int ub_record_reopen(struct unbrickd *ub);
 /* 1: a copy was rewritten; 0: none had to be. */
 int ub_record_repair(struct unbrickd *ub);
 int ub_record_mark(struct unbrickd *ub, enum ub_entry entry);
-/* Make ub->document the record's, with these numbers. A power cut leaves the old record or this one. */
-int ub_record_commit(struct unbrickd *ub, const struct ub_record *numbers);
+/* Make ub->document the record's, with the numbers in ub->record. A power cut leaves the old record or this one. */
+int ub_record_commit(struct unbrickd *ub);
 
 /* --- check.c and install.c --- */
 
@@ -356,8 +356,8 @@ struct ub_avoided {
 struct ub_discovery {
 	uint8_t nonce[UB_NONCE];
 	uint8_t announced_count, found_count, avoided_count;
-	bool probed, choosing;
-	uint64_t probed_us, choose_us;
+	bool probed;
+	uint64_t probed_us, choose_us;	/* choose_us: once one is found */
 	struct ub_repeater repeater;
 	struct unbrickd_peer announced[UB_MAX_ANNOUNCED];	/* the latest last */
 	struct ub_server found[UB_MAX_FOUND];

@@ -51,7 +51,7 @@ def test_replay_of_a_transcript_is_the_same_and_of_a_spoilt_one_is_not(told: Pat
         assert ended.returncode == 1 and ended.stderr.startswith("entry "), chr(letter)
 
 
-def _last_entry(octets: bytes, letter: int) -> int:
+def _last_entry(octets: bytearray, letter: int) -> int:
     """Where the last entry of that letter begins."""
     at, found = 0, -1
     while at < len(octets):
