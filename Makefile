@@ -14,7 +14,7 @@ BIN    := $(VENV)/bin
 endif
 READY  := $(VENV)/ready
 
-.PHONY: demo demo-real test e2e check format bench bench-quick requirements clean
+.PHONY: demo demo-real test e2e check format bench bench-quick requirements clean size fuzz test-be
 
 demo: $(READY)
 	$(BIN)/unbrickd demo $(DEMO_ARGS)
@@ -38,6 +38,10 @@ e2e: $(READY)
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# The recovery core in C (c/README.md): what it costs; its decoders under a fuzzer; the same bytes on a big-endian machine.
+size fuzz test-be: $(READY)
+	$(MAKE) -C c $@ PYTHON=$(CURDIR)/$(BIN)/python
 
 # Half an hour: loopback, and links between network namespaces (Linux, as root). docs/performance.md explains both.
 bench: $(READY)
