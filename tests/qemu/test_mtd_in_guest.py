@@ -73,12 +73,6 @@ def test_recover_after_damage_flash_is_byte_for_byte_what_was_backed_up(
         assert found == {"firmware": [], "config": [], damage.region.name: indexes}
 
 
-def test_agent_again_when_nothing_changed_moves_nothing(bench: Bench, server: ServerProcess) -> None:
-    with bench.rescue_system() as shell:
-        (ended,) = named(bench.unbrickd(shell, "agent --once --json"), "BackupEnded")
-    assert isinstance(ended["outcome"], dict) and ended["outcome"]["payload_bytes"] == 0
-
-
 def test_recover_after_new_settings_were_backed_up_brings_those_back(bench: Bench, server: ServerProcess) -> None:
     settings = SETTINGS.replace(b"router7", b"router8")
     bench.flash.write(CONFIG, settings)  # as the gateway's own pages would
