@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ table inet f {
   }
 }
 """
+SETTLE_S = 5.0
 SQUATTER = "import socket,sys; s=socket.socket(2,2); s.bind(('',21530)); print(flush=True); sys.stdin.read()"
 
 
@@ -58,6 +60,14 @@ class Bench:
     def plug(self) -> None:
         cable(self.pc, "card", self.other, "lan")
         self.pc.ip("address add 192.168.1.10/24 dev card")
+        self.settle(is_up=True)
+
+    def settle(self, *, is_up: bool) -> None:
+        """The kernel tells of a carrier that comes or goes up to a second late (linkwatch): wait until it has."""
+        deadline_s = time.monotonic() + SETTLE_S
+        while ("state UP" in self.pc.run("ip", "-o", "link", "show", "card")) is not is_up:
+            assert time.monotonic() < deadline_s, "the carrier does not follow the cable"
+            time.sleep(0.05)
 
     def serve(self, *flags: str) -> None:
         self.stack.callback(Server(self.pc, self.home / "store", "--log-level", "error", *flags).end)
@@ -116,6 +126,7 @@ def test_doctor_card_switched_off_is_named_and_mended(bench: Bench) -> None:
     faults = bench.faults()
     assert list(faults) == ["no-link"]
     bench.obey(faults["no-link"])
+    bench.settle(is_up=True)
     assert bench.faults() == {}
 
 
@@ -123,6 +134,7 @@ def test_doctor_cable_without_a_router_is_named(bench: Bench) -> None:
     bench.plug()
     bench.serve()
     bench.other.ip("link set lan down")
+    bench.settle(is_up=False)
     faults = bench.faults()
     assert list(faults) == ["no-link"]
     assert "cable" in faults["no-link"]["mend"]
