@@ -17,6 +17,8 @@ from unbrickd_c import CBootloader
 
 SIM = Path(__file__).resolve().parents[1] / "sim"
 SUITES = ("test_hostile_server", "test_loop_last_word", "test_loop_virtual_time", "test_power_cut_restore")
+WORDS = {"rollback": "rollback index", "rejected": "which failed here before"}
+"""The C core's, for those of test_hostile_server."""
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +32,10 @@ def _tests_of(suite: str) -> dict[str, object]:
     module = importlib.util.module_from_spec(spec)
     sys.modules[module.__name__] = module  # where dataclasses look for it
     spec.loader.exec_module(module)
+    names = vars(module)
+    if "WORDS" in names:
+        assert names["WORDS"].keys() == WORDS.keys()
+        names["WORDS"] = WORDS
     found = {name: member for name, member in inspect.getmembers(module) if name.startswith("test_")}
     assert found, f"{suite} has no tests"
     return found
