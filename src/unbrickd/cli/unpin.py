@@ -6,35 +6,17 @@ from __future__ import annotations
 import argparse
 
 from unbrickd.cli.main import Subparsers
-from unbrickd.cli.store_options import add_device, add_store_options, find_device, label_of, open_store, print_json
-
-EPILOG = """\
-example:
-  unbrickd unpin kitchen 3
-
-No server may run.
-"""
+from unbrickd.cli.pin import add_pin_parser, set_pinned
 
 
 def add_parser(subparsers: Subparsers) -> argparse.ArgumentParser:
-    parser = subparsers.add_parser(
+    return add_pin_parser(
+        subparsers,
         "unpin",
-        help="let a pinned backup go again",
+        help_="let a pinned backup go again",
         description="Let retention delete a pinned backup again.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_device(parser, number=True)
-    add_store_options(parser)
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:
-    with open_store(args, exclusive=True) as vault:
-        device = find_device(vault, args.device)
-        vault.unpin(device.device_id, args.number)
-    if args.json:
-        print_json({"device_id": device.device_id.hex(), "number": args.number, "pinned": False})
-    else:
-        print(f"generation {args.number} of {label_of(device)} may be deleted by retention again")
-    return 0
+    return set_pinned(args, pinned=False)
