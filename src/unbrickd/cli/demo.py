@@ -22,11 +22,13 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.rule import Rule
 from rich.table import Table
 
+from unbrickd.adapters.files import read_file
 from unbrickd.cli.demo_process import GatewayProcess, ServerProcess, run_command
 from unbrickd.cli.main import Subparsers
 from unbrickd.cli.narrate import JsonValue, size_text
 from unbrickd.errors import ConfigError, IntegrityError
 from unbrickd.flash.write import PAGE_BYTES
+from unbrickd.model.geometry import MAX_TOTAL_BYTES
 from unbrickd.model.layout import parse_layout
 from unbrickd.model.toml_table import parse_size
 from unbrickd.sim.gateway import FLASH_FILE, LAYOUT_FILE
@@ -361,7 +363,4 @@ def _made_up_settings(rng: random.Random) -> bytes:
 
 
 def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}", code="not-readable") from error
+    return read_file(path, limit_bytes=MAX_TOTAL_BYTES)

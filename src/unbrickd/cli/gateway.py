@@ -10,6 +10,7 @@ import random
 import signal
 from pathlib import Path
 
+from unbrickd.adapters.files import read_file
 from unbrickd.cli.console import Narrator
 from unbrickd.cli.gateway_power import (
     STATUS_FILE,
@@ -22,6 +23,7 @@ from unbrickd.cli.gateway_power import (
 from unbrickd.cli.main import Subparsers
 from unbrickd.cli.narrate import JsonValue, size_text
 from unbrickd.errors import ConfigError
+from unbrickd.model.geometry import MAX_TOTAL_BYTES
 from unbrickd.model.layout import parse_layout
 from unbrickd.model.manifest import ComponentKind
 from unbrickd.model.toml_table import parse_size
@@ -392,10 +394,7 @@ def _signature(path: Path | None) -> SignatureFile | None:
 
 
 def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}", code="not-readable") from error
+    return read_file(path, limit_bytes=MAX_TOTAL_BYTES)
 
 
 def _say(text: str) -> int:
