@@ -2,7 +2,8 @@
 """The laboratory's gateway: QEMU's `virt` board with two NOR chips, one for the bootloader and one for all the rest.
 
 The bootloader's chip is write-protected by a pin (`readonly`), as R25 asks. The other one is a file that tests read
-and damage, byte by byte. Network: QEMU's own (slirp), which needs no rights; the host is HOST as seen from inside.
+and damage, byte by byte. Network: QEMU's own (slirp), which needs no rights; the host is HOST as seen from inside. Or
+a TAP in a namespace (`lan.py`), where the network is as hostile as a test wants it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools.lab.console import Console
+from tools.lab.lan import TAP, Lan
 
 ERASE_BLOCK_BYTES = 256 << 10
 """Of two 16-bit chips side by side, 128 KiB each. U-Boot counts the halves and must be given whole ones."""
@@ -118,13 +120,18 @@ class Bootloader:
         return cls(chip=chip)
 
 
-def power_on(qemu: Path, start: Direct | Bootloader, flash: FlashFile, *, log: Path) -> Console:
-    """The gateway's serial console. It ends when the guest switches off, restarts, or the `with` is left."""
+def power_on(qemu: Path, start: Direct | Bootloader, flash: FlashFile, *, log: Path, lan: Lan | None = None) -> Console:
+    """The gateway's serial console. It ends when the guest switches off, restarts, or the `with` is left.
+
+    lan: what its network card is in; else QEMU's own network.
+    """
+    network = "user,id=lan" if lan is None else f"tap,id=lan,ifname={TAP},script=no,downscript=no"
     words: list[str | Path] = [
+        *(lan.command() if lan is not None else ()),
         *(qemu, "-machine", "virt", "-cpu", "cortex-a15", "-m", str(MEMORY_MIB), "-nodefaults", "-display", "none"),
         *("-monitor", "none", "-serial", "stdio", "-no-reboot"),
         *("-drive", f"if=pflash,unit=1,format=raw,file={flash.path}"),
-        *("-netdev", "user,id=lan", "-device", "virtio-net-device,netdev=lan"),
+        *("-netdev", network, "-device", "virtio-net-device,netdev=lan"),
     ]
     match start:
         case Direct(kernel=kernel, initramfs=initramfs):

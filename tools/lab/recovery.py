@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tools.lab import debian
@@ -42,13 +42,15 @@ def recovery_sources(repository: Path) -> list[Path]:
     return [path for pattern in patterns for path in repository.glob(pattern) if path.is_file()]
 
 
-def uboot_by_guide(guide: Path, repository: Path, sources: Iterable[Path]) -> Path:
-    """u-boot.bin for QEMU's ARM board. sources: what it depends on."""
+def uboot_by_guide(guide: Path, repository: Path, sources: Iterable[Path], patches: Sequence[Path] = ()) -> Path:
+    """u-boot.bin for QEMU's ARM board. sources: what it depends on; patches: what U-Boot gets besides, first."""
     steps, config = "".join(blocks(guide, "sh")), "".join(blocks(guide, "config"))
 
     def make(folder: Path) -> None:
         debian.need(*_PACKAGES, *ARM.packages)
         shutil.copytree(uboot_source(), folder / "u-boot", symlinks=True)
+        for patch in patches:
+            run(["patch", "-p1"], folder=folder / "u-boot", stdin=patch.read_bytes())
         (folder / "unbrickd").symlink_to(repository)
         (folder / "my-board.config").write_text(_BOARD_CONFIG.read_text() + config)
         said = run(["sh", "-eu", "-c", steps], folder=folder, env=_ENVIRONMENT)
@@ -66,4 +68,6 @@ def uboot_by_guide(guide: Path, repository: Path, sources: Iterable[Path]) -> Pa
         (folder / "unbrickd").unlink()
 
     texts = [steps, config, str(uboot_source())]
-    return kept("uboot-recovery", make, texts=texts, files=[_BOARD_CONFIG, *sorted(sources)]) / "bootloader.bin"
+    return (
+        kept("uboot-recovery", make, texts=texts, files=[_BOARD_CONFIG, *patches, *sorted(sources)]) / "bootloader.bin"
+    )
