@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A program in a child process and its console: what it says is waited for, what it should do is typed.
 
-Nothing waits without a limit, and the process never outlives the `with`. Everything said is kept in a log.
+Nothing waits without a limit, and the process never outlives the `with`, nor us if we are killed. Everything said is
+kept in a log.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import select
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +22,8 @@ from tools.lab.errors import LabError
 
 _SHOWN_CHARACTERS = 2000
 _END_PATIENCE_S = 10.0
+_DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL")
+"""Linux kills the program when the thread that started it ends, however that ends (prctl(2), PR_SET_PDEATHSIG)."""
 
 
 class ConsoleError(LabError):
@@ -44,7 +48,7 @@ class Console:
         self._unread = b""
         self._started_s = time.monotonic()
         self._process = subprocess.Popen(
-            [str(word) for word in words],
+            [*_DIES_WITH_US, *(str(word) for word in words)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -66,9 +70,12 @@ class Console:
         return time.monotonic() - self._started_s
 
     def cut_power(self) -> None:
-        """End the process at once, wherever it is. Twice is no error."""
+        """End the process at once, wherever it is; `unread` has its last words. Twice is no error."""
         self._process.kill()
         self._process.wait(_END_PATIENCE_S)
+        with suppress(ConsoleError, ValueError):  # it has ended, or was read to its end before
+            while self._read(0.0):
+                pass
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()
@@ -91,30 +98,44 @@ class Console:
 
     def expect(self, pattern: str, *, timeout_s: float) -> re.Match[bytes]:
         """Wait until it has said this since the last match. Raises ConsoleError with what it said instead."""
+        found = self.seen(pattern, within_s=timeout_s)
+        if found is None:
+            raise ConsoleError(f"no {pattern!r} from {self._name} within {timeout_s:g} s; it said:{self._end()}")
+        return found
+
+    def seen(self, pattern: str, *, within_s: float) -> re.Match[bytes] | None:
+        """The same; None if it did not say so in time. Raises ConsoleError if it ended."""
         wanted = re.compile(pattern.encode())
-        deadline_s = time.monotonic() + timeout_s
+        deadline_s = time.monotonic() + within_s
         while not (found := wanted.search(self._unread)):
             left_s = deadline_s - time.monotonic()
             if left_s <= 0:
-                raise ConsoleError(f"no {pattern!r} from {self._name} within {timeout_s:g} s; it said:{self._end()}")
+                return None
             self._read(left_s)
         self._unread = self._unread[found.end() :]
         return found
 
-    def _read(self, timeout_s: float) -> None:
+    @property
+    def unread(self) -> str:
+        """What was read since the last match."""
+        return self._unread.decode(errors="replace")
+
+    def _read(self, timeout_s: float) -> bool:
+        """Whether it said something. Raises ConsoleError if it ended."""
         assert self._process.stdout is not None
         ready, _, _ = select.select([self._process.stdout], [], [], timeout_s)
         if not ready:
-            return
+            return False
         octets = os.read(self._process.stdout.fileno(), 1 << 16)
         if not octets:
             raise ConsoleError(f"{self._name} ended; it said:{self._end()}")
         self._log.write(octets)
         self._log.flush()
         self._unread += octets
+        return True
 
     def _end(self) -> str:
-        return "\n" + self._unread.decode(errors="replace")[-_SHOWN_CHARACTERS:]
+        return "\n" + self.unread[-_SHOWN_CHARACTERS:]
 
 
 class Shell:

@@ -3,15 +3,30 @@
 
 from __future__ import annotations
 
-import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tools.lab.console import Console, ConsoleError, Shell
 
-pytestmark = pytest.mark.skipif(os.name == "nt" or shutil.which("sh") is None, reason="the laboratory is for Linux")
+pytestmark = pytest.mark.skipif(shutil.which("setpriv") is None, reason="the laboratory is for Linux")
+
+LAB = Path(__file__).parents[3]
+KEEPER = """\
+import sys, time
+from pathlib import Path
+from tools.lab.console import Console
+with Console(["sh"], log=Path(sys.argv[1])) as console:
+    console.type("echo pid $$\\n")
+    print(console.expect(r"pid (\\d+)\\n", timeout_s=10)[1].decode(), flush=True)
+    time.sleep(1000)
+"""
+"""A program that keeps a console until it is killed."""
 
 
 @pytest.fixture
@@ -52,3 +67,34 @@ def test_cut_power_ends_the_process_and_twice_is_no_error(tmp_path: Path) -> Non
     with Console(["sleep", "1000"], log=tmp_path / "log") as console:
         console.cut_power()
         assert console.wait_until_it_ends(0) != 0
+
+
+def test_cut_power_keeps_the_last_words(console: Console, tmp_path: Path) -> None:
+    console.type("echo one; echo two; echo three >&2; echo four\n")
+    console.expect("one", timeout_s=10)
+    console.type("exit\n")
+    console.wait_until_it_ends(10)
+    console.cut_power()
+    assert console.unread == "\ntwo\nthree\nfour\n"
+    assert b"four" in (tmp_path / "log").read_bytes()
+
+
+def test_console_of_a_killed_test_run_dies_with_it(tmp_path: Path) -> None:
+    keeper = subprocess.Popen([sys.executable, "-c", KEEPER, str(tmp_path / "log")], stdout=subprocess.PIPE, cwd=LAB)
+    with keeper:
+        assert keeper.stdout is not None
+        kept = int(keeper.stdout.readline())
+        assert is_running(kept)
+        keeper.send_signal(signal.SIGKILL)
+    deadline_s = time.monotonic() + 10
+    while is_running(kept):
+        assert time.monotonic() < deadline_s, "what it started lives on"
+
+
+def is_running(pid: int) -> bool:
+    """Neither gone nor a zombie that its new parent has not yet asked for."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
