@@ -6,6 +6,7 @@ Each test has its own copy of the flash chip and of the server's store. Run by `
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import shutil
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 from tests.qemu.bench import (
     MODEL,
+    REPOSITORY,
     SETTINGS,
     VARIABLES,
     BackedUp,
@@ -23,9 +25,11 @@ from tests.qemu.bench import (
     build_laboratory,
     serving,
 )
+from tests.qemu.healing import GUIDE, healing_bench
 from tools.lab.environment import encode_environment
 from tools.lab.fit import firmware
-from tools.lab.gateway import CONFIG, ENVIRONMENT, FIRMWARE, IDENTITY, FlashFile
+from tools.lab.gateway import CONFIG, ENVIRONMENT, FIRMWARE, IDENTITY, Bootloader, FlashFile
+from tools.lab.recovery import recovery_sources, uboot_by_guide
 
 from unbrickd.cli.demo_process import ServerProcess
 from unbrickd.seal.identity import FirmwarePolicy, Identity, encode_identity
@@ -99,3 +103,20 @@ def server(backed_up: BackedUp, server_address: str, tmp_path: Path) -> Iterator
     shutil.copytree(backed_up.store, store)
     with serving(store, server_address) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def recovery(laboratory: Laboratory, tmp_path_factory: pytest.TempPathFactory, stopwatch: Stopwatch) -> Laboratory:
+    """The laboratory with U-Boot that has the recovery."""
+    with stopwatch.timed("U-Boot with the recovery, by the guide: built, or taken from the cache"):
+        program = uboot_by_guide(GUIDE, REPOSITORY, recovery_sources(REPOSITORY))
+    chip = tmp_path_factory.mktemp("recovery") / "bootloader.bin"
+    return dataclasses.replace(laboratory, bootloader=Bootloader.create(chip, program))
+
+
+@pytest.fixture
+def healer(
+    recovery: Laboratory, backed_up: BackedUp, server_address: str, stopwatch: Stopwatch, tmp_path: Path
+) -> Bench:
+    """The gateway with that U-Boot; it looks for servers at `server_address`."""
+    return healing_bench(recovery, backed_up, server_address, stopwatch, tmp_path)

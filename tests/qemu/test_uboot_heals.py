@@ -6,94 +6,22 @@ What is on the first chip was built by docs/integrate-u-boot.md, step by step, f
 
 from __future__ import annotations
 
-import dataclasses
 import random
 import re
-import time
-from pathlib import Path
 
 import pytest
-from tests.qemu.bench import BOOT_PATIENCE_S, REPOSITORY, VARIABLES, BackedUp, Bench, Laboratory, Stopwatch, record_of
-from tools.lab.console import Console, Shell
-from tools.lab.environment import encode_environment
+from tests.qemu.bench import BackedUp, Bench
+from tests.qemu.healing import GUIDE, assert_healed, erase_blocks, watch
+from tools.lab.console import Shell
 from tools.lab.fit import boot_command
-from tools.lab.gateway import (
-    CONFIG,
-    ENVIRONMENT,
-    ERASE_BLOCK_BYTES,
-    FIRMWARE,
-    IDENTITY,
-    RECORD,
-    REGIONS,
-    Bootloader,
-    FlashFile,
-)
-from tools.lab.recovery import blocks, recovery_sources, uboot_by_guide
+from tools.lab.gateway import CONFIG, ENVIRONMENT, ERASE_BLOCK_BYTES, FIRMWARE, IDENTITY, RECORD
+from tools.lab.recovery import blocks
 
 from unbrickd.cli.demo_process import ServerProcess
 
 pytestmark = pytest.mark.qemu
 
 SEED = 20100520
-GUIDE = REPOSITORY / "docs/integrate-u-boot.md"
-RESTORE_PATIENCE_S = 180.0
-
-
-@pytest.fixture(scope="module")
-def recovery(laboratory: Laboratory, tmp_path_factory: pytest.TempPathFactory, stopwatch: Stopwatch) -> Laboratory:
-    """The laboratory with U-Boot that has the recovery."""
-    with stopwatch.timed("U-Boot with the recovery, by the guide: built, or taken from the cache"):
-        program = uboot_by_guide(GUIDE, REPOSITORY, recovery_sources(REPOSITORY))
-    chip = tmp_path_factory.mktemp("recovery") / "bootloader.bin"
-    return dataclasses.replace(laboratory, bootloader=Bootloader.create(chip, program))
-
-
-@pytest.fixture
-def healer(
-    recovery: Laboratory, backed_up: BackedUp, server_address: str, stopwatch: Stopwatch, tmp_path: Path
-) -> Bench:
-    """The gateway with that U-Boot. Its network is slirp's, which takes a broadcast to its own network for the host."""
-    flash = backed_up.flash.copy(tmp_path / "flash.bin")
-    link = {"ipaddr": "10.0.2.15", "netmask": "255.255.255.0", "unbrickd_port": server_address.rpartition(":")[2]}
-    variables = VARIABLES | link | {"bootcmd": "unbrickd boot", "bootdelay": "0"}
-    flash.write(ENVIRONMENT, encode_environment(variables, ENVIRONMENT.size_bytes))
-    return Bench(recovery, flash, stopwatch, tmp_path)
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Healed:
-    """What the console said until the system was up."""
-
-    restored: list[tuple[str, int]]
-    reason: str
-    took_s: float
-
-
-def watch(console: Console) -> Healed:
-    """From the banner until the system of the gateway is up."""
-    began_s = time.monotonic()
-    said = console.expect(r"(?s)^(.*?)unbrickd: booting generation \d+", timeout_s=RESTORE_PATIENCE_S)[1].decode()
-    took_s = time.monotonic() - began_s
-    console.expect(r"gateway \S* is up", timeout_s=BOOT_PATIENCE_S)
-    reason = re.search(r"unbrickd: generation \d+: (.*?)\r?\n", said)
-    assert reason is not None
-    restored = re.findall(r"unbrickd: (\w+): erase block (\d+), \d+ of \d+", said)
-    return Healed(restored=[(name, int(index)) for name, index in restored], reason=reason[1], took_s=took_s)
-
-
-def assert_healed(flash: FlashFile, backed_up: BackedUp, environment: bytes) -> None:
-    """Every byte of every region but the journal of the boot record is what was backed up."""
-    for region in REGIONS:
-        if region not in (RECORD, ENVIRONMENT):
-            assert flash.read(region) == backed_up.flash.read(region), region.name
-    assert flash.read(ENVIRONMENT) == environment
-    before, after = record_of(backed_up.flash, backed_up.keys), record_of(flash, backed_up.keys)
-    assert before is not None and after is not None and after.copies == (True, True)
-    assert after.record.sealed.document == before.record.sealed.document
-
-
-def erase_blocks(image: bytes) -> int:
-    return -(-len(image) // ERASE_BLOCK_BYTES)
 
 
 def test_guide_layout_is_the_laboratorys() -> None:
