@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m bench [loopback | links] …`: which benchmark; loopback if none is named."""
+"""`python -m bench [loopback | links | uboot] …`: which benchmark; loopback if none is named."""
 
 from __future__ import annotations
 
 import sys
 
-from bench import link_table, loopback
+from bench import link_table, loopback, uboot
 
 
 def main() -> None:
     which, *rest = sys.argv[1:] or ["loopback"]
     if which == "links":
         link_table.main(rest)
+    elif which == "uboot":
+        uboot.main(rest)
     else:
         loopback.main(rest if which == "loopback" else [which, *rest])
 
