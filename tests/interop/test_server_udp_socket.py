@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from unbrickd.adapters.net.server_udp import MAX_HELD, UdpSocket
-from unbrickd.model.peer import Peer, Transport
+from unbrickd.model.peer import Batch, Peer, Transport
 
 PATIENCE_S = 10.0
 
@@ -52,6 +52,10 @@ def peer_of(client: socket.socket) -> Peer:
     return Peer(transport=Transport.UDP, host=host, port=port)
 
 
+def datagram(peer: Peer, octets: bytes) -> Batch:
+    return Batch(peer=peer, octets=octets, message_bytes=len(octets))
+
+
 def test_udp_socket_that_is_full_holds_what_follows_and_sends_it_in_order(
     client: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -59,7 +63,7 @@ def test_udp_socket_that_is_full_holds_what_follows_and_sends_it_in_order(
         with monkeypatch.context() as full:
             full.setattr(opened, "_transmit", lambda *_: False)
             for number in range(MAX_HELD + 3):
-                opened.send(peer_of(client), number.to_bytes(2, "big"))
+                opened.send(datagram(peer_of(client), number.to_bytes(2, "big")))
         assert opened.is_blocked
 
     assert in_loop(scene)
@@ -69,9 +73,9 @@ def test_udp_socket_that_is_full_holds_what_follows_and_sends_it_in_order(
 
 def test_udp_socket_loses_what_the_network_refuses_and_goes_on(client: socket.socket) -> None:
     def scene(opened: UdpSocket, writable: asyncio.Event) -> None:
-        opened.send(peer_of(client), bytes(70_000))
-        opened.send(Peer(transport=Transport.UDP, host="127.0.0.1", port=0), b"to nobody")
-        opened.send(peer_of(client), b"after")
+        opened.send(datagram(peer_of(client), bytes(70_000)))
+        opened.send(datagram(Peer(transport=Transport.UDP, host="127.0.0.1", port=0), b"to nobody"))
+        opened.send(datagram(peer_of(client), b"after"))
         assert not opened.is_blocked
 
     assert not in_loop(scene)

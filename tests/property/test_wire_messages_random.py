@@ -18,7 +18,7 @@ from unbrickd.errors import RemoteProtocolError
 from unbrickd.model.manifest import ComponentKind
 from unbrickd.wire import messages as m
 from unbrickd.wire.framing import HEADER_BYTES, StreamSplitter, encode_frame
-from unbrickd.wire.packet import Message, decode, encode, encode_block
+from unbrickd.wire.packet import Message, decode, encode, encode_blocks
 
 u8, u16, u32 = st.integers(0, 0xFF), st.integers(0, 0xFFFF), st.integers(0, 0xFFFFFFFF)
 from_1 = st.integers(1, 0xFFFFFFFF)
@@ -246,13 +246,30 @@ def test_datagram_of_random_bytes_is_dropped(octets: bytes) -> None:
 
 
 @wire_settings
-@given(session=u32, transfer=u16, request=u32, offset=u32, payload=st.binary(min_size=1, max_size=1500))
-def test_encode_block_gives_the_bytes_of_encode(
-    session: int, transfer: int, request: int, offset: int, payload: bytes
+@given(
+    belongs_to=st.tuples(u32, u16),
+    request=u32,
+    offset=st.integers(0, 2**32 - 1501),
+    block_bytes=st.integers(1, 1500),
+    payload=st.binary(min_size=1, max_size=1500),
+)
+def test_encode_blocks_gives_the_bytes_of_encode_for_each(
+    belongs_to: tuple[int, int], request: int, offset: int, block_bytes: int, payload: bytes
 ) -> None:
-    fast = encode_block(session=session, transfer=transfer, request=request, offset_bytes=offset, payload=payload)
-    block = m.DataBlock(request=request, offset_bytes=offset, payload=payload)
-    assert fast == encode(block, session=session, transfer=transfer)
+    session, transfer = belongs_to
+    fast = encode_blocks(
+        session=session,
+        transfer=transfer,
+        request=request,
+        offset_bytes=offset,
+        block_bytes=block_bytes,
+        payload=payload,
+    )
+    blocks = (
+        m.DataBlock(request=request, offset_bytes=offset + at, payload=payload[at : at + block_bytes])
+        for at in range(0, len(payload), block_bytes)
+    )
+    assert fast == b"".join(encode(block, session=session, transfer=transfer) for block in blocks)
 
 
 @wire_settings

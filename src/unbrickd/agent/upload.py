@@ -13,7 +13,7 @@ from enum import Enum, auto
 from unbrickd.transfer.retry import Repeater
 from unbrickd.transfer.sender import Sender
 from unbrickd.wire import messages as m
-from unbrickd.wire.packet import Message, encode, encode_block
+from unbrickd.wire.packet import BLOCK_OVERHEAD_BYTES, Message, encode, encode_blocks
 
 SILENCE_S = 10.0
 """A server that neither requests nor acknowledges for so long has gone (spec/protocol.md §6)."""
@@ -134,18 +134,19 @@ class Upload:
 
     def _blocks(self, sender: Sender, now_s: float) -> list[bytes]:
         messages: list[bytes] = []
-        while len(messages) < BURST_BLOCKS and (block := sender.next_block()) is not None:
-            payload = self._read(block.offset_bytes, block.length_bytes)
+        message_bytes = self._block_bytes + BLOCK_OVERHEAD_BYTES
+        while (room := BURST_BLOCKS - len(messages)) and (blocks := sender.next_blocks(room)) is not None:
+            payload = self._read(blocks.offset_bytes, blocks.length_bytes)
             self.sent_bytes += len(payload)
-            messages.append(
-                encode_block(
-                    session=self._session,
-                    transfer=self.transfer,
-                    request=block.request,
-                    offset_bytes=block.offset_bytes,
-                    payload=payload,
-                )
+            octets = encode_blocks(
+                session=self._session,
+                transfer=self.transfer,
+                request=blocks.request,
+                offset_bytes=blocks.offset_bytes,
+                block_bytes=self._block_bytes,
+                payload=payload,
             )
+            messages += [octets[at : at + message_bytes] for at in range(0, len(octets), message_bytes)]
         if messages:
             self._asked_s = now_s
         request = sender.end_due()

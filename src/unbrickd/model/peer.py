@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
@@ -38,3 +39,16 @@ class Peer:
 
 Datagram = tuple[Peer, bytes]
 """One message and where it goes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Messages to one peer, end to end: each is `message_bytes` long, the last may be shorter. Mostly it is one."""
+
+    peer: Peer
+    octets: bytes
+    message_bytes: int
+
+    def messages(self) -> Iterator[bytes]:
+        for at in range(0, len(self.octets), self.message_bytes):
+            yield self.octets[at : at + self.message_bytes]

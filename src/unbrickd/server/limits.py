@@ -19,6 +19,10 @@ REOPEN_S = 2.5
 TCP_BLOCK_BYTES = 16 << 10
 """Large enough that the header is no cost, small enough that sessions take turns on one link."""
 
+BATCH_MESSAGES, BATCH_BYTES = 64, 65_507
+"""Of blocks that one session sends in its turn: what Linux takes in one system call with UDP_SEGMENT (udp(7), and
+UDP_MAX_SEGMENTS in linux/udp.h before 6.9), which over IPv4 is the payload of 65 535 − 20 − 8 bytes."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerLimits:

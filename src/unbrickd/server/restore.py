@@ -13,15 +13,16 @@ from dataclasses import dataclass
 
 from unbrickd.errors import StorageError
 from unbrickd.model.manifest import GENERATION_OBJECT_ID, Manifest
+from unbrickd.model.peer import Batch
 from unbrickd.server.cache import EraseBlockCache
 from unbrickd.server.events import RestoreOffered, RestoreServed, Rotten
-from unbrickd.server.limits import ServerLimits
+from unbrickd.server.limits import BATCH_BYTES, BATCH_MESSAGES, ServerLimits
 from unbrickd.server.port import Port, Refusal
 from unbrickd.store.interface import GenerationKey
 from unbrickd.store.vault import StoredGeneration, Vault
 from unbrickd.transfer.sender import Sender
 from unbrickd.wire import messages as m
-from unbrickd.wire.packet import Message, encode, encode_block
+from unbrickd.wire.packet import BLOCK_OVERHEAD_BYTES, Message, encode, encode_blocks
 
 REMEMBERED_TRANSFERS = 16
 """Of those that are over, so that their late messages are passed over in silence."""
@@ -228,28 +229,42 @@ class RestoreSession:
         """Whether there is a block or a DataEnd to send."""
         return self._outgoing is not None and self._outgoing.sender is not None and self._outgoing.sender.pending
 
-    def next_message(self) -> bytes | None:
-        """The next DataBlock or DataEnd, encoded. Raises Refusal, StorageError."""
+    def next_batch(self) -> Batch | None:
+        """The next DataBlocks, no more than were asked for, or DataEnd. Raises Refusal, StorageError."""
         outgoing = self._outgoing
         if outgoing is None or outgoing.sender is None:
             return None
-        session, transfer = self.port.session, outgoing.transfer
-        block = outgoing.sender.next_block()
-        if block is not None:
-            payload = self._read(outgoing, block.offset_bytes, block.length_bytes)
-            outgoing.moved_bytes += len(payload)
-            return encode_block(
-                session=session,
-                transfer=transfer,
-                request=block.request,
-                offset_bytes=block.offset_bytes,
-                payload=payload,
-            )
+        octets, message_bytes = self._blocks(outgoing, outgoing.sender), outgoing.block_bytes + BLOCK_OVERHEAD_BYTES
+        if octets:
+            return Batch(peer=self.port.peer, octets=octets, message_bytes=message_bytes)
         due = outgoing.sender.end_due()
         if due is None:
             return None
         end = m.DataEnd(request=due, blocks_sent=outgoing.sender.blocks_sent)
-        return encode(end, session=session, transfer=transfer)
+        octets = encode(end, session=self.port.session, transfer=outgoing.transfer)
+        return Batch(peer=self.port.peer, octets=octets, message_bytes=len(octets))
+
+    def _blocks(self, outgoing: _Outgoing, sender: Sender) -> bytes:
+        """DataBlocks, of one range or of several, up to the first that is shorter than the others."""
+        block_bytes = outgoing.block_bytes
+        room = max(1, min(BATCH_MESSAGES, BATCH_BYTES // (block_bytes + BLOCK_OVERHEAD_BYTES)))
+        parts: list[bytes] = []
+        while room > 0 and (blocks := sender.next_blocks(room)) is not None:
+            payload = self._read(outgoing, blocks.offset_bytes, blocks.length_bytes)
+            outgoing.moved_bytes += len(payload)
+            parts.append(
+                encode_blocks(
+                    session=self.port.session,
+                    transfer=outgoing.transfer,
+                    request=blocks.request,
+                    offset_bytes=blocks.offset_bytes,
+                    block_bytes=block_bytes,
+                    payload=payload,
+                )
+            )
+            count, shorter = divmod(len(payload), block_bytes)
+            room = 0 if shorter else room - count
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _read(self, outgoing: _Outgoing, offset_bytes: int, length_bytes: int) -> bytes:
         stored, manifest = self._stored, outgoing.manifest

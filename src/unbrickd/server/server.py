@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The server as one state machine: messages, time and a store in; datagrams and events out (spec/protocol.md).
 
-An adapter drives it with five calls: `receive` what came, `next_datagram` until there is none, `timer` and
+An adapter drives it with five calls: `receive` what came, `next_batch` until there is none, `timer` and
 `handle_timer` for time, `events` for what happened. It knows no sockets and no clock; `now_s` is any clock that only
 grows. Nothing that a peer sends makes it raise.
 
@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from unbrickd.errors import IntegrityError, RemoteProtocolError, StorageError, UnbrickdError
-from unbrickd.model.peer import Datagram, Peer
+from unbrickd.model.peer import Batch, Datagram, Peer
 from unbrickd.seal.keys import device_id_of, verify_identity_signature
 from unbrickd.server.backup import BackupSession
 from unbrickd.server.cache import EraseBlockCache
@@ -105,13 +105,13 @@ class Server:
         except UnbrickdError as error:
             self._refuse(key, packet, octets, Refusal.of(error))
 
-    def next_datagram(self, now_s: float, blocked: Set[int] = frozenset()) -> Datagram | None:
-        """What to send next: answers first, then one block of each session in turn, so that none waits for a slow one.
+    def next_batch(self, blocked: Set[int] = frozenset()) -> Batch | None:
+        """What to send next: answers first, then a batch of each session in turn, so that none waits for a slow one.
 
         blocked: the channels (`Peer.channel`) that take no DataBlocks now; their sessions keep their turn.
         """
         if self._replies:
-            return self._replies.popleft()
+            return self._next_reply()
         for _ in range(len(self._sending)):
             entry = self._sending.popleft()
             session = entry.session
@@ -121,11 +121,11 @@ class Server:
             if session.port.peer.channel in blocked:
                 self._queue(entry)
                 continue
-            octets = self._next_of(session)
+            batch = self._next_of(session)
             self._queue(entry)
-            if octets is not None:
-                return session.port.peer, octets
-        return self._replies.popleft() if self._replies else None
+            if batch is not None:
+                return batch
+        return self._next_reply() if self._replies else None
 
     def timer(self) -> float | None:
         """When to call `handle_timer`, if nothing else happens before."""
@@ -160,7 +160,7 @@ class Server:
 
     @property
     def wants_write(self) -> bool:
-        """Whether `next_datagram` may have something, blocked channels aside."""
+        """Whether `next_batch` may have something, blocked channels aside."""
         return bool(self._replies or self._sending)
 
     @property
@@ -373,9 +373,13 @@ class Server:
     def _is_open(self, entry: _Entry) -> bool:
         return self._entries.get(entry.session.port.key) is entry
 
-    def _next_of(self, session: RestoreSession) -> bytes | None:
+    def _next_reply(self) -> Batch:
+        peer, octets = self._replies.popleft()
+        return Batch(peer=peer, octets=octets, message_bytes=len(octets))
+
+    def _next_of(self, session: RestoreSession) -> Batch | None:
         try:
-            return session.next_message()
+            return session.next_batch()
         except UnbrickdError as error:
             self._refuse(session.port.key, None, b"", Refusal.of(error))
             return None

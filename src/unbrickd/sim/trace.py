@@ -65,8 +65,8 @@ class TracedServer:
 
     def drain(self) -> list[tuple[Peer, bytes]]:
         sent: list[tuple[Peer, bytes]] = []
-        while (datagram := self.server.next_datagram(self.now_s)) is not None:
-            sent.append(datagram)
+        while (batch := self.server.next_batch()) is not None:
+            sent += [(batch.peer, octets) for octets in batch.messages()]
         return sent
 
     def wait(self, seconds: float) -> list[tuple[Peer, bytes]]:

@@ -144,8 +144,8 @@ class SimServer:
         if due_s is not None and now_s >= due_s:
             self.server.handle_timer(now_s)
         sent: list[Datagram] = []
-        while (datagram := self.server.next_datagram(now_s)) is not None:
-            sent.append(datagram)
+        while (batch := self.server.next_batch()) is not None:
+            sent += [(batch.peer, octets) for octets in batch.messages()]
         self.log += self.server.events()
         return sent
 

@@ -23,8 +23,8 @@ REMEMBERED_REQUESTS = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BlockToSend:
-    """One DataBlock: the request it answers, and which bytes it is to carry."""
+class BlocksToSend:
+    """DataBlocks in a row: the request they answer, and which bytes they carry. Only the last may be shorter."""
 
     request: int
     offset_bytes: int
@@ -79,21 +79,26 @@ class Sender:
         self._queue.append(_Pending(message.request, message.last, ranges))
         self._finish_served()
 
-    def next_block(self) -> BlockToSend | None:
+    def next_block(self) -> BlocksToSend | None:
         """The block to send now; counts as sent. None: nothing is asked for."""
+        return self.next_blocks(1)
+
+    def next_blocks(self, most: int) -> BlocksToSend | None:
+        """What to send now of one range, at most so many blocks; they count as sent. None: nothing is asked for."""
+        assert most >= 1
         if not self._queue:
             return None
         pending = self._queue[0]
         at, end = pending.ranges.popleft()
-        length = min(self._block, end - at)
+        length = min(self._block * most, end - at)
         if at + length < end:
             pending.ranges.appendleft((at + length, end))
         else:
             self._pending_ranges -= 1
         self._pending_bytes -= length
-        self.blocks_sent += 1
+        self.blocks_sent += -(-length // self._block)
         self._finish_served()
-        return BlockToSend(request=pending.request, offset_bytes=at, length_bytes=length)
+        return BlocksToSend(request=pending.request, offset_bytes=at, length_bytes=length)
 
     def end_due(self) -> int | None:
         """The request to name in a DataEnd now: once per *last*, after its blocks. Repeating it is the caller's."""

@@ -5,16 +5,19 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
 from unbrickd.errors import StorageError
 from unbrickd.model.manifest import GENERATION_OBJECT_ID
+from unbrickd.model.peer import Batch
 from unbrickd.seal.generation import good_seal
 from unbrickd.server import events
+from unbrickd.server.limits import BATCH_BYTES, BATCH_MESSAGES
 from unbrickd.sim.trace import BLOCK_BYTES, CONFIG, ERASE_BLOCK_BYTES, FIRMWARE, TracedDevice, TracedServer
 from unbrickd.wire import messages as m
-from unbrickd.wire.packet import encode
+from unbrickd.wire.packet import BLOCK_OVERHEAD_BYTES, decode, encode
 
 FIRMWARE_1 = random.Random(1).randbytes(5 * ERASE_BLOCK_BYTES - 100)
 FIRMWARE_2 = random.Random(3).randbytes(5 * ERASE_BLOCK_BYTES)
@@ -171,17 +174,55 @@ def test_restore_blocks_of_two_sessions_take_turns_and_a_blocked_channel_keeps_i
     for device in (backed_up, other):
         offer = device.offered()
         device.ask(device.data_request(offer, FIRMWARE), m.DataStart, transfer=1)
-        device.say(m.DataStartAck(block_bytes=BLOCK_BYTES), transfer=1)
+        device.say(m.DataStartAck(block_bytes=32), transfer=1)
     for device in (backed_up, other):
-        wanted = m.BlockRequest(request=1, last=False, ranges=((0, 3 * BLOCK_BYTES),))
+        wanted = m.BlockRequest(request=1, last=False, ranges=((0, 3 * BATCH_MESSAGES * 32),))
         lab.server.receive(device.peer, encode(wanted, session=device.session, transfer=1), lab.now_s)
     slow = frozenset({7})
-    turns = [lab.server.next_datagram(lab.now_s) for _ in range(2)]
-    assert [peer for peer, _ in filter(None, turns)] == [backed_up.peer, other.peer]
-    held = [lab.server.next_datagram(lab.now_s, slow) for _ in range(3)]
-    assert [d and d[0] for d in held] == [backed_up.peer, backed_up.peer, None]
+    turns = [lab.server.next_batch() for _ in range(2)]
+    assert [batch.peer for batch in filter(None, turns)] == [backed_up.peer, other.peer]
+    held = [lab.server.next_batch(slow) for _ in range(3)]
+    assert [batch and batch.peer for batch in held] == [backed_up.peer, backed_up.peer, None]
     assert lab.server.wants_write
-    assert [peer for peer, _ in lab.drain()] == [other.peer, other.peer]
+    assert [peer for peer, _ in lab.drain()] == 2 * BATCH_MESSAGES * [other.peer]
+
+
+def blocks_of(batch: Batch) -> list[tuple[int, int, int]]:
+    """(request, offset, length) of every DataBlock in it."""
+    blocks = []
+    for octets in batch.messages():
+        message = decode(octets).message
+        assert isinstance(message, m.DataBlock)
+        blocks.append((message.request, message.offset_bytes, len(message.payload)))
+    return blocks
+
+
+def test_restore_batches_hold_what_was_asked_for_in_order_and_no_more(
+    lab: TracedServer, backed_up: TracedDevice
+) -> None:
+    seed = random.randrange(1 << 32)
+    rng, size = random.Random(seed), 100
+    offer = backed_up.offered(named=2)
+    backed_up.ask(backed_up.data_request(offer, FIRMWARE), m.DataStart, transfer=1)
+    backed_up.say(m.DataStartAck(block_bytes=size), transfer=1)
+    asked: list[tuple[int, int, int]] = []
+    for request in range(1, 9):
+        starts = sorted(rng.sample(range(0, len(FIRMWARE_2), size), 2 * rng.randint(1, 4)))
+        ranges = [(a, min(b, len(FIRMWARE_2)) - a - rng.choice((0, 0, 7))) for a, b in pairwise(starts)][::2]
+        for offset, length in ranges:
+            asked += [(request, at, min(size, offset + length - at)) for at in range(offset, offset + length, size)]
+        wanted = m.BlockRequest(request=request, last=False, ranges=tuple(ranges))
+        lab.server.receive(backed_up.peer, encode(wanted, session=backed_up.session, transfer=1), lab.now_s)
+    sent: list[tuple[int, int, int]] = []
+    batches = 0
+    while (batch := lab.server.next_batch()) is not None:
+        blocks, batches = blocks_of(batch), batches + 1
+        assert batch.message_bytes == size + BLOCK_OVERHEAD_BYTES
+        assert len(blocks) <= BATCH_MESSAGES and len(batch.octets) <= BATCH_BYTES
+        assert all(length == size for _, _, length in blocks[:-1]), f"only the last may be shorter; seed {seed}"
+        sent += blocks
+    assert sent == asked, f"seed {seed}"
+    assert batches <= len(asked) // BATCH_MESSAGES + sum(length < size for _, _, length in asked) + 1, f"seed {seed}"
 
 
 def test_restore_of_a_device_from_its_own_host_replaces_its_older_session_but_no_strangers_does(

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Joins the server's core to sockets and the clock: what comes goes in, what it says goes out, until told to stop.
 
-The only place that calls the core, always from one event loop, so it needs no lock. A later path for many datagrams in
-one system call (UDP_SEGMENT, UDP_GRO) belongs into `server_udp` and into `_pump`; the core stays as it is.
+The only place that calls the core, always from one event loop, so it needs no lock.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ from unbrickd.adapters.net.packet_info import interfaces
 from unbrickd.adapters.net.server_tcp import TcpConnection, TcpListener
 from unbrickd.adapters.net.server_udp import UdpSocket
 from unbrickd.errors import ConfigError
-from unbrickd.model.peer import Peer
+from unbrickd.model.peer import Batch, Peer
 from unbrickd.server.events import Event
 from unbrickd.server.server import Server
 
-BURST_DATAGRAMS = 64
+BURST_BATCHES = 8
 """Sent before incoming messages are looked at again."""
 TICK_S = 1.0
 """Announce at most once a second (spec/protocol.md §4.15); interfaces and idle connections are looked at as often."""
@@ -144,23 +143,25 @@ class _Runner:
 
     def _pump(self) -> None:
         """Send what the core has, a burst at a time; then wait for its next timer."""
-        now_s, blocked = self._loop.time(), self._blocked()
-        for _ in range(BURST_DATAGRAMS):
-            datagram = self._server.next_datagram(now_s, blocked)
-            if datagram is None:
+        blocked = self._blocked()
+        for _ in range(BURST_BATCHES):
+            batch = self._server.next_batch(blocked)
+            if batch is None:
                 break
-            self._send(*datagram)
+            if self._is_blocked_after(batch):
+                blocked = self._blocked()
         else:
             self._pump_soon()
         self._tell_events()
         self._arm_timer()
 
-    def _send(self, peer: Peer, octets: bytes) -> None:
-        carrier = self._carriers.get(peer.channel)
-        if isinstance(carrier, UdpSocket):
-            carrier.send(peer, octets)
-        elif carrier is not None:
-            carrier.send(octets)
+    def _is_blocked_after(self, batch: Batch) -> bool:
+        """Send it; whether what carries it takes no more for now."""
+        carrier = self._carriers.get(batch.peer.channel)
+        if carrier is None:
+            return False
+        carrier.send(batch)
+        return carrier.is_blocked
 
     def _blocked(self) -> frozenset[int]:
         return frozenset(channel for channel, carrier in self._carriers.items() if carrier.is_blocked)

@@ -14,7 +14,7 @@ from contextlib import suppress
 
 from unbrickd.adapters.net.binding import Bound, bound_socket
 from unbrickd.errors import RemoteProtocolError
-from unbrickd.model.peer import Peer, Transport
+from unbrickd.model.peer import Batch, Peer, Transport
 from unbrickd.wire.framing import StreamSplitter
 
 MAX_CONNECTIONS = 2048
@@ -63,9 +63,9 @@ class TcpConnection(asyncio.Protocol):
             self.heard_s = self._listener.loop.time()
             self._listener.on_datagrams([(self.peer, message) for message in messages])
 
-    def send(self, octets: bytes) -> None:
+    def send(self, batch: Batch) -> None:
         if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(octets)
+            self._transport.write(batch.octets)
 
     def pause_writing(self) -> None:
         self.is_blocked = True

@@ -19,7 +19,7 @@ from unbrickd.adapters.net import packet_info
 from unbrickd.adapters.net.binding import Bound, bound_socket
 from unbrickd.adapters.net.neighbours import Neighbour
 from unbrickd.adapters.net.packet_info import ANY, BROADCAST, MULTICAST_GROUP, Local
-from unbrickd.model.peer import Peer, Transport
+from unbrickd.model.peer import Batch, Peer, Transport
 from unbrickd.wire.framing import DEVICE_PORT
 
 SOCKET_BUFFER_BYTES = 4 << 20
@@ -126,13 +126,14 @@ class UdpSocket:
 
     # Sending
 
-    def send(self, peer: Peer, octets: bytes) -> None:
-        """Send one datagram, or hold it until the socket takes it. What the network refuses is lost."""
-        if self._held:
-            self._held.append((peer, octets))
-        elif not self._sent(peer, octets):
-            self._held.append((peer, octets))
-            self._loop.add_writer(self._socket, self._writable)
+    def send(self, batch: Batch) -> None:
+        """Send datagrams, or hold them until the socket takes them. What the network refuses is lost."""
+        for octets in batch.messages():
+            if self._held:
+                self._held.append((batch.peer, octets))
+            elif not self._sent(batch.peer, octets):
+                self._held.append((batch.peer, octets))
+                self._loop.add_writer(self._socket, self._writable)
 
     def _writable(self) -> None:
         while self._held:
