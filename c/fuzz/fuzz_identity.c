@@ -4,8 +4,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *octets, size_t size)
 {
-	struct ub_identity found;
-	struct ub_keys keys;
+	const struct ub_identity *found = &bare.identity;
 	uint8_t *copy;
 
 	if (size > 2000)
@@ -17,11 +16,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *octets, size_t size)
 		uint32_t end = 108 + ub_u16(copy + 6);
 
 		if (end + 32 <= size)
-			ub_sha256(&io, copy, end, copy + end);
+			ub_sha256(&bare, copy, end, copy + end);
 	}
-	if (!ub_decode_identity(&io, copy, (uint32_t)size, &found)) {
-		check(found.maker_key + found.maker_key_bytes + 32 <= copy + size);
-		ub_derive_keys(&io, &found, &keys);
+	if (!ub_decode_identity(&bare, copy, (uint32_t)size)) {
+		check(found->maker_key + found->maker_key_bytes + 32 <= copy + size);
+		ub_derive_keys(&bare);
 	}
 	free(copy);
 	(void)switched_off_device;

@@ -21,8 +21,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *octets, size_t size)
 		ub_put_u32(datagram + 12, 0);
 		ub_put_u32(datagram + 12, unbrickd_crc32(0, datagram, length));
 	}
-	if (!ub_decode(&io, datagram, length, &m) && m.type == UB_DATA_BLOCK)
-		check(m.u.data_block.payload + m.u.data_block.length == datagram + length);
+	if (!ub_decode(&bare, datagram, length, &m) && m.type == UB_DATA_BLOCK)
+		check(m.length > UB_DATA_BLOCK_PAYLOAD && m.body + m.length == datagram + length);
 	free(datagram);
 	(void)switched_off_device;
 	return 0;

@@ -13,9 +13,9 @@ static void set_mac_right(struct unbrickd *ub, uint32_t half)
 
 	if (length > 2048 - 64)
 		return;
-	ub_hmac_begin(&io, &mac, ub->keys.record, 32);
+	ub_hmac_begin(ub, &mac, ub->keys.record, 32);
 	io.sha256_add(&mac.hash, copy, 32 + length);
-	ub_hmac_end(&io, &mac, copy + 32 + length);
+	ub_hmac_end(ub, &mac, copy + 32 + length);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *octets, size_t size)

@@ -38,7 +38,7 @@ static bool plan_memory(const struct unbrickd_config *config, struct pieces *p)
 		const struct unbrickd_component *c = &config->components[i];
 		uint32_t count = ub_count_erase_blocks(&c->geometry);
 
-		if (!count || !c->id || c->kind < UNBRICKD_FIRMWARE || c->kind > UNBRICKD_OTHER ||
+		if (!count || !c->id || !ub_is_kind(c->kind) ||
 		    (i && c->id <= c[-1].id))
 			return false;
 		blocks += count;
@@ -92,10 +92,10 @@ int unbrickd_init(struct unbrickd **out, const struct unbrickd_config *config, v
 	ub->document = base + p.document;
 	ub->document_room = memory_bytes - p.document;
 	ub->retry_us = ub->boot_anyway_us = UNBRICKD_NEVER;
-	error = ub_decode_identity(ub->io, config->identity, config->identity_bytes, &ub->identity);
+	error = ub_decode_identity(ub, config->identity, config->identity_bytes);
 	if (error)
 		return error;
-	ub_derive_keys(ub->io, &ub->identity, &ub->keys);
+	ub_derive_keys(ub);
 	*out = ub;
 	return UNBRICKD_OK;
 }
@@ -118,8 +118,18 @@ static void wait_on(struct unbrickd *ub)
 		ub->boot_anyway_us = ub->now_us + (uint64_t)ub->config->wait_ms * 1000;
 }
 
-void ub_tell(struct unbrickd *ub, const struct unbrickd_event *event)
+struct unbrickd_event *ub_event(struct unbrickd *ub, enum unbrickd_event_kind kind, const struct unbrickd_peer *server)
 {
+	memset(&ub->event, 0, sizeof(ub->event));
+	ub->event.kind = kind;
+	ub->event.server = server;
+	return &ub->event;
+}
+
+void ub_tell(struct unbrickd *ub)
+{
+	const struct unbrickd_event *event = &ub->event;
+
 	if (ub->stopped)
 		return;
 	if (ub->io->event)
@@ -143,25 +153,8 @@ void ub_tell(struct unbrickd *ub, const struct unbrickd_event *event)
 	}
 }
 
-static void tell_checked(struct unbrickd *ub, bool repaired)
-{
-	struct unbrickd_event event = { .kind = UNBRICKD_CHECKED };
-
-	event.u.checked.reason = ub->decision.reason;
-	event.u.checked.refused = (enum unbrickd_error)ub->findings.refused;
-	event.u.checked.bootable = ub->findings.bootable;
-	event.u.checked.record_repaired = repaired;
-	event.u.checked.named = ub->decision.named;
-	event.u.checked.rejected_from = ub->decision.rejected_from;
-	event.u.checked.rejected_to = ub->decision.rejected_to;
-	event.u.checked.part_count = ub->generation.count;
-	event.u.checked.parts = ub->part;
-	ub_tell(ub, &event);
-}
-
 static void boot(struct unbrickd *ub)
 {
-	struct unbrickd_event event = { .kind = UNBRICKD_BOOTING };
 	struct unbrickd_booting *booting = &ub->booting;
 	uint32_t i = 0;
 
@@ -174,8 +167,8 @@ static void boot(struct unbrickd *ub)
 	/* A boot that is not counted is better than no boot. */
 	ub_record_mark(ub, UB_ATTEMPT);
 	show(ub, UNBRICKD_LIGHT_BOOTED);
-	event.u.booting = booting;
-	ub_tell(ub, &event);
+	ub_event(ub, UNBRICKD_BOOTING, NULL)->u.booting = booting;
+	ub_tell(ub);
 	ub->state = UB_IDLE;
 	ub->booted = !ub->stopped;
 }
@@ -194,6 +187,26 @@ static void restore(struct unbrickd *ub)
 	show(ub, UNBRICKD_LIGHT_START_SERVER);
 }
 
+/* Compare the flash with the boot record, decide, tell. */
+static void look(struct unbrickd *ub, bool button, bool repaired)
+{
+	struct unbrickd_event *event;
+
+	ub_check_flash(ub);
+	ub_decide(ub, button);
+	event = ub_event(ub, UNBRICKD_CHECKED, NULL);
+	event->u.checked.reason = ub->decision.reason;
+	event->u.checked.refused = (enum unbrickd_error)ub->findings.refused;
+	event->u.checked.bootable = ub->findings.bootable;
+	event->u.checked.record_repaired = repaired;
+	event->u.checked.named = ub->decision.named;
+	event->u.checked.rejected_from = ub->decision.rejected_from;
+	event->u.checked.rejected_to = ub->decision.rejected_to;
+	event->u.checked.part_count = ub->generation.count;
+	event->u.checked.parts = ub->part;
+	ub_tell(ub);
+}
+
 static void check(struct unbrickd *ub, bool button)
 {
 	bool repaired;
@@ -201,11 +214,9 @@ static void check(struct unbrickd *ub, bool button)
 	show(ub, UNBRICKD_LIGHT_OFF);
 	/* Where it cannot be repaired, the other copy still counts. */
 	repaired = ub_record_repair(ub) > 0;
-	ub_check_flash(ub);
+	look(ub, button, repaired);
 	if (ub->stopped)
 		return;
-	ub_decide(ub, button);
-	tell_checked(ub, repaired);
 	if (ub->decision.reason == UNBRICKD_SOUND)
 		boot(ub);
 	else
@@ -214,11 +225,11 @@ static void check(struct unbrickd *ub, bool button)
 
 static void flash_failed(struct unbrickd *ub)
 {
-	struct unbrickd_event event = { .kind = UNBRICKD_SERVER_GIVEN_UP };
+	struct unbrickd_event *event = ub_event(ub, UNBRICKD_SERVER_GIVEN_UP, NULL);
 
-	event.u.given_up.why = (enum unbrickd_error)ub->flash_failure;
-	event.u.given_up.refused = true;
-	ub_tell(ub, &event);
+	event->u.given_up.why = (enum unbrickd_error)ub->flash_failure;
+	event->u.given_up.refused = true;
+	ub_tell(ub);
 	ub_check_flash(ub);
 	if (ub->findings.bootable && !ub->stopped)
 		boot(ub);
@@ -254,9 +265,7 @@ static void boot_as_it_is(struct unbrickd *ub)
 
 int unbrickd_check(struct unbrickd *ub)
 {
-	ub_check_flash(ub);
-	ub_decide(ub, false);
-	tell_checked(ub, false);
+	look(ub, false, false);
 	return ub->stopped ? UNBRICKD_E_STOP : UNBRICKD_OK;
 }
 

@@ -28,15 +28,15 @@ void ub_digest(struct unbrickd *ub, const struct ub_manifest *m, uint32_t index,
 	       uint8_t digest[UB_DIGEST])
 {
 	if (m->sealed)
-		ub_keyed_digest(ub->io, &ub->keys, m->id, index, octets, length, digest);
+		ub_keyed_digest(ub, m->id, index, octets, length, digest);
 	else
-		ub_sha256(ub->io, octets, length, digest);
+		ub_sha256(ub, octets, length, digest);
 }
 
 int ub_check_generation(struct unbrickd *ub, uint32_t rollback_floor)
 {
 	const struct ub_generation *g = &ub->generation;
-	int error = ub_check_authority(ub->io, ub->config->app, &ub->identity, g, rollback_floor);
+	int error = ub_check_authority(ub, rollback_floor);
 	bool has_firmware = false;
 	uint32_t i;
 
@@ -128,7 +128,7 @@ static void remember_recorded(struct unbrickd *ub)
 
 		ub->recorded[i].id = m->id;
 		memcpy(ub->recorded[i].version, m->version, UB_VERSION);
-		ub_image_digest(ub->io, m, ub->recorded[i].image_digest);
+		ub_image_digest(ub, m, ub->recorded[i].image_digest);
 	}
 }
 

@@ -94,7 +94,7 @@ static void take_announce(struct unbrickd *ub, const struct unbrickd_peer *peer)
 	d->announced[i] = *peer;
 }
 
-static void take_probe_ack(struct unbrickd *ub, const struct unbrickd_peer *peer, const struct ub_message *m)
+static void take_probe_ack(struct unbrickd *ub, const struct unbrickd_peer *peer, const uint8_t *body)
 {
 	struct ub_discovery *d = &ub->discovery;
 	struct ub_server *server;
@@ -103,21 +103,21 @@ static void take_probe_ack(struct unbrickd *ub, const struct unbrickd_peer *peer
 	forgive(ub);
 	if (find_avoided(d, peer) || d->found_count == UB_MAX_FOUND)
 		return;
-	if (m->u.probe_ack.busy) {
-		ub_discovery_avoid(ub, peer, ub_max(1, m->u.probe_ack.retry_s));
+	if (body[UB_PROBE_ACK_FLAGS] & UB_IS_BUSY) {
+		ub_discovery_avoid(ub, peer, ub_max(1, ub_u16(body + UB_PROBE_ACK_RETRY_S)));
 		return;
 	}
 	for (i = 0; i < d->found_count; i++) {
 		if (same_peer(&d->found[i].peer, peer) ||
-		    !memcmp(d->found[i].server_id, m->u.probe_ack.server_id, UB_SERVER_ID))
+		    !memcmp(d->found[i].server_id, body + UB_PROBE_ACK_SERVER_ID, UB_SERVER_ID))
 			return;
 	}
 	server = &d->found[d->found_count++];
 	server->peer = *peer;
-	memcpy(server->server_id, m->u.probe_ack.server_id, UB_SERVER_ID);
-	memcpy(server->cookie, m->u.probe_ack.cookie, UB_COOKIE);
-	server->holds_device = m->u.probe_ack.holds_device;
-	server->max_message = m->u.probe_ack.max_message;
+	memcpy(server->server_id, body + UB_PROBE_ACK_SERVER_ID, UB_SERVER_ID);
+	memcpy(server->cookie, body + UB_PROBE_ACK_COOKIE, UB_COOKIE);
+	server->holds_device = body[UB_PROBE_ACK_FLAGS] & UB_HOLDS_DEVICE;
+	server->max_message = ub_u16(body + UB_PROBE_ACK_MAX_MESSAGE);
 	if (d->found_count == 1)
 		d->choose_us = ub->now_us + COLLECT_US;
 	/*
@@ -130,12 +130,14 @@ static void take_probe_ack(struct unbrickd *ub, const struct unbrickd_peer *peer
 
 void ub_discovery_receive(struct unbrickd *ub, const struct unbrickd_peer *peer, const struct ub_message *m)
 {
-	if (m->type == UB_ANNOUNCE && m->u.announce.lowest <= UB_PROTOCOL_VERSION &&
-	    m->u.announce.highest >= UB_PROTOCOL_VERSION)
+	const uint8_t *body = m->body;
+
+	if (m->type == UB_ANNOUNCE && body[UB_ANNOUNCE_LOWEST] <= UB_PROTOCOL_VERSION &&
+	    body[UB_ANNOUNCE_HIGHEST] >= UB_PROTOCOL_VERSION)
 		take_announce(ub, peer);
-	else if (m->type == UB_PROBE_ACK && m->u.probe_ack.version == UB_PROTOCOL_VERSION &&
-		 !memcmp(m->u.probe_ack.nonce, ub->discovery.nonce, UB_NONCE))
-		take_probe_ack(ub, peer, m);
+	else if (m->type == UB_PROBE_ACK && body[UB_PROBE_ACK_VERSION] == UB_PROTOCOL_VERSION &&
+		 !memcmp(body + UB_PROBE_ACK_NONCE, ub->discovery.nonce, UB_NONCE))
+		take_probe_ack(ub, peer, body);
 }
 
 static const struct ub_server *choose(struct unbrickd *ub)
@@ -161,7 +163,6 @@ static void probe(struct unbrickd *ub)
 {
 	const struct unbrickd_config *config = ub->config;
 	struct ub_discovery *d = &ub->discovery;
-	struct ub_writer *w = &ub->writer;
 	uint32_t i, j;
 	uint8_t random;
 
@@ -169,15 +170,15 @@ static void probe(struct unbrickd *ub)
 	d->probed = true;
 	d->probed_us = ub->now_us;
 	ub_repeater_sent(&d->repeater, ub->now_us, 2u * random);
-	ub_begin(w, UB_PROBE, 0, 0);
-	ub_add_octets(w, ub->identity.device_id, UB_DEVICE_ID);
-	ub_add_octets(w, d->nonce, UB_NONCE);
-	ub_add(w, PURPOSE_RESTORE, 1);
-	ub_add(w, UB_PROTOCOL_VERSION, 1);
-	ub_add(w, UB_PROTOCOL_VERSION, 1);
-	ub_add(w, 0, 1);
-	ub_add(w, config->max_message_bytes, 2);
-	ub_add(w, config->ring_frames, 2);
+	ub_begin(ub, UB_PROBE);
+	ub_add_octets(ub, ub->identity.device_id, UB_DEVICE_ID);
+	ub_add_octets(ub, d->nonce, UB_NONCE);
+	ub_add(ub, PURPOSE_RESTORE, 1);
+	ub_add(ub, UB_PROTOCOL_VERSION, 1);
+	ub_add(ub, UB_PROTOCOL_VERSION, 1);
+	ub_add(ub, 0, 1);
+	ub_add(ub, config->max_message_bytes, 2);
+	ub_add(ub, config->ring_frames, 2);
 	for (i = 0; i < config->target_count; i++)
 		ub_send(ub, &config->targets[i]);
 	for (i = 0; i < d->announced_count; i++) {

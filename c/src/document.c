@@ -76,7 +76,7 @@ static bool decode_manifest(struct rest *rest, struct ub_manifest *m)
 	m->rollback_index = ub_u32(head + 88);
 	m->erase_blocks = ub_u32(head + 92);
 	m->signature_bytes = ub_u16(head + 96);
-	if (!m->id || m->kind < UNBRICKD_FIRMWARE || m->kind > UNBRICKD_OTHER || m->run_count < 1 ||
+	if (!m->id || !ub_is_kind(m->kind) || m->run_count < 1 ||
 	    m->run_count > UNBRICKD_MAX_RUNS || m->erase_blocks > MAX_ERASE_BLOCKS || m->signature_bytes > MAX_SIGNATURE)
 		return false;
 	m->runs = take(rest, (uint32_t)m->run_count * RUN);
@@ -116,87 +116,83 @@ int ub_decode_document(const uint8_t *document, uint32_t length, struct ub_gener
 	return rest.left ? UNBRICKD_E_DOCUMENT : UNBRICKD_OK;
 }
 
-int ub_open_document(const struct unbrickd_io *io, const struct ub_keys *keys, const struct ub_identity *identity,
-		     const uint8_t *document, uint32_t length, struct ub_generation *g)
+int ub_open_document(struct unbrickd *ub)
 {
+	const struct ub_generation *g = &ub->generation;
+	uint32_t length = ub->document_bytes - UB_DIGEST;
 	uint8_t digest[UB_DIGEST];
 	struct ub_hmac mac;
 	int error;
 
-	if (length < UB_DIGEST)
+	if (ub->document_bytes < UB_DIGEST)
 		return UNBRICKD_E_MAC;
 	/* The MAC first: what this device did not seal is not even looked at. */
-	ub_hmac_begin(io, &mac, keys->manifest, UB_DIGEST);
-	io->sha256_add(&mac.hash, document, length - UB_DIGEST);
-	ub_hmac_end(io, &mac, digest);
-	if (!ub_same(digest, document + length - UB_DIGEST, UB_DIGEST))
+	ub_hmac_begin(ub, &mac, ub->keys.manifest, UB_DIGEST);
+	ub->io->sha256_add(&mac.hash, ub->document, length);
+	ub_hmac_end(ub, &mac, digest);
+	if (!ub_same(digest, ub->document + length, UB_DIGEST))
 		return UNBRICKD_E_MAC;
-	error = ub_decode_document(document, length, g);
+	error = ub_decode_document(ub->document, ub->document_bytes, &ub->generation);
 	if (error)
 		return error;
-	if (memcmp(g->device_id, identity->device_id, UB_DEVICE_ID) || memcmp(g->model, identity->model, UB_MODEL))
+	if (memcmp(g->device_id, ub->identity.device_id, UB_DEVICE_ID) || memcmp(g->model, ub->identity.model, UB_MODEL))
 		return UNBRICKD_E_MAC;
 	return UNBRICKD_OK;
 }
 
-void ub_image_digest(const struct unbrickd_io *io, const struct ub_manifest *m, uint8_t digest[UB_DIGEST])
+void ub_image_digest(struct unbrickd *ub, const struct ub_manifest *m, uint8_t digest[UB_DIGEST])
 {
 	struct unbrickd_sha256 hash;
 	uint8_t octets[8];
 
 	ub_put_u32(octets, m->length);
 	ub_put_u32(octets + 4, m->run_count);
-	io->sha256_begin(&hash);
-	io->sha256_add(&hash, (const uint8_t *)"unbrickd image v1", 17);
-	io->sha256_add(&hash, octets, sizeof(octets));
-	io->sha256_add(&hash, m->runs, (uint32_t)m->run_count * RUN);
-	io->sha256_add(&hash, m->transfer_digests, m->erase_blocks * UB_DIGEST);
-	io->sha256_end(&hash, digest);
+	ub->io->sha256_begin(&hash);
+	ub->io->sha256_add(&hash, (const uint8_t *)"unbrickd image v1", 17);
+	ub->io->sha256_add(&hash, octets, sizeof(octets));
+	ub->io->sha256_add(&hash, m->runs, (uint32_t)m->run_count * RUN);
+	ub->io->sha256_add(&hash, m->transfer_digests, m->erase_blocks * UB_DIGEST);
+	ub->io->sha256_end(&hash, digest);
 }
 
 /* §3.3: over label, model, version, rollback index and image digest. */
-static int check_maker_signature(const struct unbrickd_io *io, void *app, const struct ub_identity *identity,
-				 const struct ub_manifest *m)
+static int check_maker_signature(struct unbrickd *ub, const struct ub_manifest *m)
 {
+	const struct ub_identity *identity = &ub->identity;
 	uint8_t digest[UB_DIGEST], octets[4];
 	struct unbrickd_sha256 hash;
 
 	/* The image digest of a sealed component names ciphertext: a signature on it would not speak of the flash. */
 	if (m->sealed || !m->signature_bytes)
 		return UNBRICKD_E_SIGNATURE;
-	ub_image_digest(io, m, digest);
+	ub_image_digest(ub, m, digest);
 	ub_put_u32(octets, m->rollback_index);
-	io->sha256_begin(&hash);
-	io->sha256_add(&hash, (const uint8_t *)"unbrickd firmware v1", 20);
-	io->sha256_add(&hash, identity->model, UB_MODEL);
-	io->sha256_add(&hash, m->version, UB_VERSION);
-	io->sha256_add(&hash, octets, sizeof(octets));
-	io->sha256_add(&hash, digest, sizeof(digest));
-	io->sha256_end(&hash, digest);
-	if (io->verify_signature(app, identity->maker_key, identity->maker_key_bytes, digest, m->signature,
-				 m->signature_bytes))
+	ub->io->sha256_begin(&hash);
+	ub->io->sha256_add(&hash, (const uint8_t *)"unbrickd firmware v1", 20);
+	ub->io->sha256_add(&hash, identity->model, UB_MODEL);
+	ub->io->sha256_add(&hash, m->version, UB_VERSION);
+	ub->io->sha256_add(&hash, octets, sizeof(octets));
+	ub->io->sha256_add(&hash, digest, sizeof(digest));
+	ub->io->sha256_end(&hash, digest);
+	if (ub->io->verify_signature(ub->config->app, identity->maker_key, identity->maker_key_bytes, digest,
+				     m->signature, m->signature_bytes))
 		return UNBRICKD_E_SIGNATURE;
 	return UNBRICKD_OK;
 }
 
-int ub_check_authority(const struct unbrickd_io *io, void *app, const struct ub_identity *identity,
-		       const struct ub_generation *g, uint32_t rollback_floor)
+int ub_check_authority(struct unbrickd *ub, uint32_t rollback_floor)
 {
-	uint32_t i, floor = ub_max(rollback_floor, identity->rollback_floor);
+	const struct ub_generation *g = &ub->generation;
+	uint32_t i, floor = ub_max(rollback_floor, ub->identity.rollback_floor);
+	int error = UNBRICKD_OK;
 
 	for (i = 0; i < g->count; i++) {
 		if (g->manifest[i].kind == UNBRICKD_FIRMWARE && g->manifest[i].rollback_index < floor)
 			return UNBRICKD_E_ROLLBACK;
 	}
-	if (!identity->maker_signs)
-		return UNBRICKD_OK;
-	for (i = 0; i < g->count; i++) {
-		if (g->manifest[i].kind == UNBRICKD_FIRMWARE) {
-			int error = check_maker_signature(io, app, identity, &g->manifest[i]);
-
-			if (error)
-				return error;
-		}
+	for (i = 0; i < g->count && ub->identity.maker_signs && !error; i++) {
+		if (g->manifest[i].kind == UNBRICKD_FIRMWARE)
+			error = check_maker_signature(ub, &g->manifest[i]);
 	}
-	return UNBRICKD_OK;
+	return error;
 }

@@ -51,7 +51,7 @@ bool ub_fetch_component(struct unbrickd *ub, uint32_t part)
 	m = &ub->generation.manifest[part];
 	f->component = m->id;
 	f->length = m->length;
-	ub_image_digest(ub->io, m, f->digest);
+	ub_image_digest(ub, m, f->digest);
 	begin(ub);
 	return true;
 }
@@ -108,13 +108,15 @@ void ub_fetch_again(struct unbrickd *ub)
 	open_segment(ub);
 }
 
-static int start(struct unbrickd *ub, const struct ub_message *m)
+static int start(struct unbrickd *ub, const uint8_t *body)
 {
 	struct ub_fetch *f = &ub->fetch;
-	uint32_t block = ub_min(m->u.data_start.max_block, f->max_block);
+	uint32_t block = ub_min(ub_u16(body + UB_DATA_START_MAX_BLOCK), f->max_block);
 
-	if (m->u.data_start.component != f->component || m->u.data_start.generation != ub->offer_generation ||
-	    m->u.data_start.length != f->length || memcmp(m->u.data_start.digest, f->digest, UB_DIGEST))
+	if (body[UB_DATA_START_COMPONENT] != f->component ||
+	    ub_u32(body + UB_DATA_START_GENERATION) != ub->offer_generation ||
+	    ub_u32(body + UB_DATA_START_LENGTH) != f->length ||
+	    memcmp(body + UB_DATA_START_DIGEST, f->digest, UB_DIGEST))
 		return UNBRICKD_E_OTHER_IMAGE;
 	f->ack_due = true;
 	if (f->started)
@@ -130,14 +132,15 @@ static int start(struct unbrickd *ub, const struct ub_message *m)
 int ub_fetch_receive(struct unbrickd *ub, const struct ub_message *m)
 {
 	if (m->type == UB_DATA_START)
-		return start(ub, m);
+		return start(ub, m->body);
 	if (!ub->fetch.started)
 		return UNBRICKD_OK;
 	if (m->type == UB_DATA_END)
-		ub_receiver_end(&ub->receiver, m->u.data_end.request, ub->now_us);
+		ub_receiver_end(&ub->receiver, ub_u32(m->body + UB_DATA_END_REQUEST), ub->now_us);
 	else if (m->type == UB_DATA_BLOCK &&
-		 ub_receiver_block(&ub->receiver, m->u.data_block.request, m->u.data_block.offset,
-				   m->u.data_block.payload, m->u.data_block.length, ub->now_us))
+		 ub_receiver_block(&ub->receiver, ub_u32(m->body + UB_DATA_BLOCK_REQUEST),
+				   ub_u32(m->body + UB_DATA_BLOCK_OFFSET), m->body + UB_DATA_BLOCK_PAYLOAD,
+				   m->length - UB_DATA_BLOCK_PAYLOAD, ub->now_us))
 		return ub_session_arrived(ub);
 	return UNBRICKD_OK;
 }
@@ -145,27 +148,25 @@ int ub_fetch_receive(struct unbrickd *ub, const struct ub_message *m)
 static void send_data_request(struct unbrickd *ub)
 {
 	const struct ub_fetch *f = &ub->fetch;
-	struct ub_writer *w = &ub->writer;
 
-	ub_begin(w, UB_DATA_REQUEST, ub->session, f->transfer);
-	ub_add(w, f->component, 1);
-	ub_add(w, 0, 1);
-	ub_add(w, f->max_block, 2);
-	ub_add(w, ub->offer_generation, 4);
-	ub_add_octets(w, f->digest, UB_DIGEST);
+	ub_begin(ub, UB_DATA_REQUEST);
+	ub_add(ub, f->component, 1);
+	ub_add(ub, 0, 1);
+	ub_add(ub, f->max_block, 2);
+	ub_add(ub, ub->offer_generation, 4);
+	ub_add_octets(ub, f->digest, UB_DIGEST);
 	ub_answer(ub);
 }
 
 static void send_requests(struct unbrickd *ub)
 {
 	struct ub_receiver *r = &ub->receiver;
-	struct ub_writer *w = &ub->writer;
 
 	if (ub->fetch.ack_due) {
 		ub->fetch.ack_due = false;
-		ub_begin(w, UB_DATA_START_ACK, ub->session, ub->fetch.transfer);
-		ub_add(w, r->block_bytes, 2);
-		ub_add(w, 0, 2);
+		ub_begin(ub, UB_DATA_START_ACK);
+		ub_add(ub, r->block_bytes, 2);
+		ub_add(ub, 0, 2);
 		ub_answer(ub);
 	}
 	if (!ub_receiver_is_due(r, ub->now_us))
@@ -173,8 +174,7 @@ static void send_requests(struct unbrickd *ub)
 	for (;;) {
 		uint32_t times;
 
-		ub_begin(w, UB_BLOCK_REQUEST, ub->session, ub->fetch.transfer);
-		times = ub_receiver_request(r, w, ub->now_us);
+		times = ub_receiver_request(ub);
 		if (!times)
 			return;
 		while (times--)

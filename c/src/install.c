@@ -18,7 +18,7 @@ static enum unbrickd_choice choose(struct unbrickd *ub, const struct ub_manifest
 
 		if (recorded->id != m->id)
 			continue;
-		ub_image_digest(ub->io, m, digest);
+		ub_image_digest(ub, m, digest);
 		if (!memcmp(recorded->image_digest, digest, UB_DIGEST))
 			return UNBRICKD_IS_DAMAGED;
 		if (m->kind == UNBRICKD_FIRMWARE && memcmp(recorded->version, m->version, UB_VERSION))
@@ -30,7 +30,7 @@ static enum unbrickd_choice choose(struct unbrickd *ub, const struct ub_manifest
 
 int ub_install_begin(struct unbrickd *ub)
 {
-	struct unbrickd_event event = { .kind = UNBRICKD_OFFER_TAKEN };
+	struct unbrickd_event *event;
 	int error = ub_check_generation(ub, ub->record.rollback_floor);
 	uint32_t i;
 
@@ -39,12 +39,12 @@ int ub_install_begin(struct unbrickd *ub)
 	ub_compare(ub);
 	for (i = 0; i < ub->generation.count; i++)
 		ub->part[i].choice = (uint8_t)choose(ub, &ub->generation.manifest[i], &ub->part[i]);
-	event.server = &ub->server.peer;
-	event.u.offer.generation = ub->generation.number;
-	event.u.offer.is_named = ub->generation.number == ub->decision.named;
-	event.u.offer.part_count = ub->generation.count;
-	event.u.offer.parts = ub->part;
-	ub_tell(ub, &event);
+	event = ub_event(ub, UNBRICKD_OFFER_TAKEN, &ub->server.peer);
+	event->u.offer.generation = ub->generation.number;
+	event->u.offer.is_named = ub->generation.number == ub->decision.named;
+	event->u.offer.part_count = ub->generation.count;
+	event->u.offer.parts = ub->part;
+	ub_tell(ub);
 	return UNBRICKD_OK;
 }
 

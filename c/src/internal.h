@@ -19,23 +19,9 @@
 
 /* Loads and stores, byte by byte: nothing is laid over a packet. */
 
-static inline uint16_t ub_u16(const uint8_t *at)
-{
-	return (uint16_t)(at[0] << 8 | at[1]);
-}
-
-static inline uint32_t ub_u32(const uint8_t *at)
-{
-	return (uint32_t)ub_u16(at) << 16 | ub_u16(at + 2);
-}
-
-static inline void ub_put_u32(uint8_t *at, uint32_t value)
-{
-	at[0] = (uint8_t)(value >> 24);
-	at[1] = (uint8_t)(value >> 16);
-	at[2] = (uint8_t)(value >> 8);
-	at[3] = (uint8_t)value;
-}
+uint16_t ub_u16(const uint8_t *at);
+uint32_t ub_u32(const uint8_t *at);
+void ub_put_u32(uint8_t *at, uint32_t value);
 
 static inline uint32_t ub_min(uint32_t a, uint32_t b)
 {
@@ -60,6 +46,12 @@ static inline uint32_t ub_max_window(const struct unbrickd_config *config)
 }
 
 /* --- text.c --- */
+
+/* One of enum unbrickd_kind. */
+static inline bool ub_is_kind(uint8_t kind)
+{
+	return kind >= UNBRICKD_FIRMWARE && kind <= UNBRICKD_OTHER;
+}
 
 bool ub_is_utf8(const uint8_t *octets, uint32_t length);
 /* UTF-8 padded with zeros, nothing after the first of them. */
@@ -94,51 +86,54 @@ enum ub_error_code { UB_ERROR_COOKIE = 3, UB_ERROR_NO_SESSION = 4, UB_ERROR_ROTT
 #define UB_SERVER_ID 16
 #define UB_PROTOCOL_VERSION 1
 #define UB_MAX_RANGES 64
+#define UB_MAX_ERROR_TEXT 200
 #define UB_LONGEST_SENT (UB_HEADER + 8 + 8 * UB_MAX_RANGES)
 
-/* A message that a device gets; pointers are into the datagram. */
+/* A message that a device gets, its body as it came: ub_u32(message->body + UB_RESTORE_ACK_GENERATION). */
 struct ub_message {
 	uint8_t type;
 	uint16_t transfer;
 	uint32_t session;
-	union {
-		struct {
-			const uint8_t *nonce, *server_id, *cookie;
-			bool holds_device, busy;
-			uint8_t version;
-			uint16_t retry_s, max_message;
-		} probe_ack;
-		struct {
-			uint32_t generation, document_bytes;
-			const uint8_t *digest;
-			const uint8_t *seal;	/* NULL: none */
-		} restore_ack;
-		struct {
-			uint8_t component;
-			uint16_t max_block;
-			uint32_t generation, length;
-			const uint8_t *digest;
-		} data_start;
-		struct {
-			uint32_t request, offset, length;
-			const uint8_t *payload;
-		} data_block;
-		struct {
-			uint32_t request;
-		} data_end;
-		struct {
-			uint16_t code, retry_s;
-			uint8_t text_bytes;
-			const uint8_t *text;
-		} error;
-		struct {
-			uint8_t lowest, highest;
-		} announce;
-	} u;
+	uint32_t length;	/* of the body */
+	const uint8_t *body;
 };
 
+/* Where the fields are in a body, as in the tables of spec/protocol.md §4. Four octets long, unless it says so. */
+enum ub_field {
+	UB_PROBE_ACK_NONCE = 0,			/* UB_NONCE */
+	UB_PROBE_ACK_SERVER_ID = 8,		/* UB_SERVER_ID */
+	UB_PROBE_ACK_COOKIE = 24,		/* UB_COOKIE */
+	UB_PROBE_ACK_VERSION = 40,		/* 1 */
+	UB_PROBE_ACK_FLAGS = 41,		/* 1: enum ub_flag */
+	UB_PROBE_ACK_RETRY_S = 42,		/* 2 */
+	UB_PROBE_ACK_MAX_MESSAGE = 44,		/* 2 */
+	UB_RESTORE_ACK_GENERATION = 0,
+	UB_RESTORE_ACK_FLAGS = 4,		/* 1: enum ub_flag */
+	UB_RESTORE_ACK_COUNT = 5,		/* 1 */
+	UB_RESTORE_ACK_DOCUMENT_BYTES = 8,
+	UB_RESTORE_ACK_DIGEST = 12,		/* UB_DIGEST */
+	UB_RESTORE_ACK_SEAL = 44,		/* UB_DIGEST */
+	UB_DATA_START_COMPONENT = 0,		/* 1 */
+	UB_DATA_START_MAX_BLOCK = 2,		/* 2 */
+	UB_DATA_START_GENERATION = 4,
+	UB_DATA_START_LENGTH = 8,
+	UB_DATA_START_DIGEST = 12,		/* UB_DIGEST */
+	UB_DATA_START_VERSION = 44,		/* text: a length octet and so many */
+	UB_DATA_BLOCK_REQUEST = 0,
+	UB_DATA_BLOCK_OFFSET = 4,
+	UB_DATA_BLOCK_PAYLOAD = 8,		/* to the end */
+	UB_DATA_END_REQUEST = 0,
+	UB_ERROR_CODE = 0,			/* 2 */
+	UB_ERROR_RETRY_S = 2,			/* 2 */
+	UB_ERROR_TEXT = 6,			/* text */
+	UB_ANNOUNCE_LOWEST = 16,		/* 1 */
+	UB_ANNOUNCE_HIGHEST = 17,		/* 1 */
+};
+
+enum ub_flag { UB_HOLDS_DEVICE = 1, UB_IS_BUSY = 2, UB_HAS_SEAL = 1 };
+
 /* UNBRICKD_E_MESSAGE unless it is one, whole and unspoilt, that a device gets. */
-int ub_decode(const struct unbrickd_io *io, const uint8_t *octets, uint32_t length, struct ub_message *message);
+int ub_decode(struct unbrickd *ub, const uint8_t *octets, uint32_t length, struct ub_message *message);
 
 /* A message being written; there is room for the longest. */
 struct ub_writer {
@@ -146,11 +141,12 @@ struct ub_writer {
 	uint8_t octets[UB_LONGEST_SENT];
 };
 
-void ub_begin(struct ub_writer *w, enum ub_type type, uint32_t session, uint16_t transfer);
-void ub_add(struct ub_writer *w, uint32_t value, uint32_t size);
-void ub_add_octets(struct ub_writer *w, const uint8_t *from, uint32_t length);
+/* Begin it in ub->writer, with the session and the transfer of now. */
+void ub_begin(struct unbrickd *ub, enum ub_type type);
+void ub_add(struct unbrickd *ub, uint32_t value, uint32_t size);
+void ub_add_octets(struct unbrickd *ub, const uint8_t *from, uint32_t length);
 /* Sets length and CRC, any number of times. */
-void ub_end(struct ub_writer *w, const struct unbrickd_io *io);
+void ub_end(struct unbrickd *ub);
 
 /* --- seal.c: identity, keys, MACs, sealed contents; spec/flash-format.md §2, §4.1, §5 --- */
 
@@ -170,17 +166,17 @@ struct ub_hmac {
 	uint8_t outer[64];
 };
 
-void ub_sha256(const struct unbrickd_io *io, const uint8_t *from, uint32_t length, uint8_t digest[UB_DIGEST]);
+void ub_sha256(struct unbrickd *ub, const uint8_t *from, uint32_t length, uint8_t digest[UB_DIGEST]);
 /* Keys of up to 64 bytes. */
-void ub_hmac_begin(const struct unbrickd_io *io, struct ub_hmac *mac, const uint8_t *key, uint32_t key_length);
-void ub_hmac_end(const struct unbrickd_io *io, struct ub_hmac *mac, uint8_t digest[UB_DIGEST]);
-int ub_decode_identity(const struct unbrickd_io *io, const uint8_t *octets, uint32_t length,
-		       struct ub_identity *identity);
-void ub_derive_keys(const struct unbrickd_io *io, const struct ub_identity *identity, struct ub_keys *keys);
-void ub_good_seal(const struct unbrickd_io *io, const struct ub_keys *keys, const uint8_t *device_id, uint32_t number,
-		  const uint8_t *document_digest, uint8_t seal[UB_DIGEST]);
-void ub_keyed_digest(const struct unbrickd_io *io, const struct ub_keys *keys, uint8_t component, uint32_t index,
-		     const uint8_t *plaintext, uint32_t length, uint8_t digest[UB_DIGEST]);
+void ub_hmac_begin(struct unbrickd *ub, struct ub_hmac *mac, const uint8_t *key, uint32_t key_length);
+void ub_hmac_end(struct unbrickd *ub, struct ub_hmac *mac, uint8_t digest[UB_DIGEST]);
+/* Into ub->identity. */
+int ub_decode_identity(struct unbrickd *ub, const uint8_t *octets, uint32_t length);
+/* ub->keys from ub->identity. */
+void ub_derive_keys(struct unbrickd *ub);
+void ub_good_seal(struct unbrickd *ub, uint32_t number, const uint8_t *document_digest, uint8_t seal[UB_DIGEST]);
+void ub_keyed_digest(struct unbrickd *ub, uint8_t component, uint32_t index, const uint8_t *plaintext, uint32_t length,
+		     uint8_t digest[UB_DIGEST]);
 
 /* --- document.c: the generation document, spec/flash-format.md §3 and §4 --- */
 
@@ -201,13 +197,11 @@ struct ub_generation {
 
 /* Pointers are into the document. UNBRICKD_E_DOCUMENT. The MAC is carried, not checked. */
 int ub_decode_document(const uint8_t *document, uint32_t length, struct ub_generation *generation);
-/* As ub_decode_document(), of this device only: UNBRICKD_E_MAC. */
-int ub_open_document(const struct unbrickd_io *io, const struct ub_keys *keys, const struct ub_identity *identity,
-		     const uint8_t *document, uint32_t length, struct ub_generation *generation);
-void ub_image_digest(const struct unbrickd_io *io, const struct ub_manifest *manifest, uint8_t digest[UB_DIGEST]);
-/* Whether its firmware may run here: UNBRICKD_E_ROLLBACK, _SIGNATURE. */
-int ub_check_authority(const struct unbrickd_io *io, void *app, const struct ub_identity *identity,
-		       const struct ub_generation *generation, uint32_t rollback_floor);
+/* ub->generation from ub->document, of this device only: UNBRICKD_E_MAC, too. */
+int ub_open_document(struct unbrickd *ub);
+void ub_image_digest(struct unbrickd *ub, const struct ub_manifest *manifest, uint8_t digest[UB_DIGEST]);
+/* Whether the firmware of ub->generation may run here: UNBRICKD_E_ROLLBACK, _SIGNATURE. */
+int ub_check_authority(struct unbrickd *ub, uint32_t rollback_floor);
 
 /* --- flash.c: geometry, reading and writing --- */
 
@@ -241,10 +235,10 @@ struct ub_journal {
 	bool says_good;
 };
 
-void ub_encode_slot(const struct unbrickd_io *io, enum ub_entry entry, uint32_t sequence, uint32_t index,
+void ub_encode_slot(struct unbrickd *ub, enum ub_entry entry, uint32_t sequence, uint32_t index,
 		    uint8_t slot[UB_SLOT]);
 /* Count one slot in; all of a journal in order. */
-void ub_count_slot(const struct unbrickd_io *io, struct ub_journal *journal, const uint8_t slot[UB_SLOT],
+void ub_count_slot(struct unbrickd *ub, struct ub_journal *journal, const uint8_t slot[UB_SLOT],
 		   uint32_t sequence);
 
 struct ub_record {
@@ -449,8 +443,8 @@ bool ub_receiver_block(struct ub_receiver *r, uint32_t request, uint32_t offset,
 void ub_receiver_end(struct ub_receiver *r, uint32_t request, uint64_t now_us);
 /* Give up what is lost by now; whether to request, or better wait for more arrivals. */
 bool ub_receiver_is_due(struct ub_receiver *r, uint64_t now_us);
-/* Add the body of the next BlockRequest; how often to send it, 0 if there is none. */
-uint32_t ub_receiver_request(struct ub_receiver *r, struct ub_writer *w, uint64_t now_us);
+/* Begin the next BlockRequest; how often to send it, 0 if there is none. */
+uint32_t ub_receiver_request(struct unbrickd *ub);
 uint64_t ub_receiver_timer(const struct ub_receiver *r);
 
 /* --- fetch.c: one object, from DataRequest to its last segment; protocol.md §4.7 to §4.13 --- */
@@ -458,7 +452,7 @@ uint64_t ub_receiver_timer(const struct ub_receiver *r);
 struct ub_fetch {
 	bool is_document, started, ack_due;
 	uint8_t component;		/* id; 0: the document */
-	uint16_t transfer, max_block;
+	uint16_t transfer, max_block;	/* transfer: 0 if nothing is being fetched */
 	uint32_t part;			/* index into ub->part */
 	uint32_t length;
 	uint32_t index, done, rejected;	/* of erase blocks or slices */
@@ -496,7 +490,9 @@ void ub_answer(struct unbrickd *ub);
 
 /* --- bootloader.c --- */
 
-void ub_tell(struct unbrickd *ub, const struct unbrickd_event *event);
+/* An empty one in ub->event, to be filled and told. */
+struct unbrickd_event *ub_event(struct unbrickd *ub, enum unbrickd_event_kind kind, const struct unbrickd_peer *server);
+void ub_tell(struct unbrickd *ub);
 
 /* What is small and used everywhere comes first: it is reached by the shortest instructions. */
 struct unbrickd {
@@ -526,8 +522,8 @@ struct unbrickd {
 	enum ub_state state;
 	bool flash_changed, installing, restored;
 	uint8_t setbacks, withdrawn;
-	uint16_t transfer, max_message;
-	uint32_t session;
+	uint16_t transfer, max_message;	/* transfer: the number of the last one begun */
+	uint32_t session;	/* 0: with none */
 	int flash_failure;
 	uint32_t payload_bytes;
 	uint32_t offer_generation, offer_document_bytes;
@@ -546,6 +542,7 @@ struct unbrickd {
 	struct ub_generation generation;	/* of the document, once it is opened */
 	struct unbrickd_booting booting;
 	struct ub_writer writer;
+	struct unbrickd_event event;	/* the one being told */
 	struct ub_discovery discovery;
 	struct ub_recorded recorded[UNBRICKD_MAX_COMPONENTS];
 };

@@ -4,14 +4,14 @@
 
 #define CRC_AT 28
 
-void ub_encode_slot(const struct unbrickd_io *io, enum ub_entry entry, uint32_t sequence, uint32_t index,
+void ub_encode_slot(struct unbrickd *ub, enum ub_entry entry, uint32_t sequence, uint32_t index,
 		    uint8_t slot[UB_SLOT])
 {
 	memset(slot, 0, UB_SLOT);
 	slot[0] = (uint8_t)entry;
 	ub_put_u32(slot + 4, sequence);
 	ub_put_u32(slot + 8, index);
-	ub_put_u32(slot + CRC_AT, io->crc32(0, slot, CRC_AT));
+	ub_put_u32(slot + CRC_AT, ub->io->crc32(0, slot, CRC_AT));
 }
 
 static bool is_free(const uint8_t slot[UB_SLOT])
@@ -25,7 +25,7 @@ static bool is_free(const uint8_t slot[UB_SLOT])
 	return true;
 }
 
-void ub_count_slot(const struct unbrickd_io *io, struct ub_journal *j, const uint8_t slot[UB_SLOT], uint32_t sequence)
+void ub_count_slot(struct unbrickd *ub, struct ub_journal *j, const uint8_t slot[UB_SLOT], uint32_t sequence)
 {
 	uint32_t index = j->slots++;
 
@@ -34,7 +34,7 @@ void ub_count_slot(const struct unbrickd_io *io, struct ub_journal *j, const uin
 	j->next = index + 1;
 	/* Torn, or left by an older record: it is passed over and means nothing. */
 	if (ub_u32(slot + 4) != sequence || ub_u32(slot + 8) != index ||
-	    ub_u32(slot + CRC_AT) != io->crc32(0, slot, CRC_AT))
+	    ub_u32(slot + CRC_AT) != ub->io->crc32(0, slot, CRC_AT))
 		return;
 	switch (slot[0]) {
 	case UB_ATTEMPT:

@@ -203,13 +203,15 @@ static bool next_wanted(struct ub_receiver *r, uint32_t *block)
 	return true;
 }
 
-uint32_t ub_receiver_request(struct ub_receiver *r, struct ub_writer *w, uint64_t now_us)
+uint32_t ub_receiver_request(struct unbrickd *ub)
 {
+	struct ub_receiver *r = &ub->receiver;
 	uint32_t room = ub_min(room_of(r), batch_of(r)), ranges = 0, end = 0, block;
-	uint32_t head = w->length;
+	uint8_t *head = ub->writer.octets + UB_HEADER, *size = head;
 
-	ub_add(w, r->request + 1, 4);
-	ub_add(w, 0, 4);
+	ub_begin(ub, UB_BLOCK_REQUEST);
+	ub_add(ub, r->request + 1, 4);
+	ub_add(ub, 0, 4);
 	while (room && ranges < UB_MAX_RANGES && next_wanted(r, &block)) {
 		uint32_t offset = r->offset + block * r->block_bytes, length = block_length(r, block);
 		struct ub_flight *flight = &r->flights[r->flight_count++];
@@ -217,25 +219,24 @@ uint32_t ub_receiver_request(struct ub_receiver *r, struct ub_writer *w, uint64_
 		flight->block = (uint16_t)block;
 		flight->place = r->places++;
 		flight->request = r->request + 1;
-		flight->asked_us = (uint32_t)now_us;
+		flight->asked_us = (uint32_t)ub->now_us;
 		room--;
 		if (ranges && offset == end) {
-			uint8_t *size = w->octets + w->length - 4;
-
 			ub_put_u32(size, ub_u32(size) + length);
 		} else {
 			ranges++;
-			ub_add(w, offset, 4);
-			ub_add(w, length, 4);
+			ub_add(ub, offset, 4);
+			size = ub->writer.octets + ub->writer.length;
+			ub_add(ub, length, 4);
 		}
 		end = offset + length;
 	}
 	if (!ranges)
 		return 0;
 	r->request++;
-	r->armed_us = now_us;
-	w->octets[head + 4] = !r->lost_count && r->unasked_from == r->block_count && !r->more;	/* last */
-	w->octets[head + 5] = (uint8_t)ranges;
+	r->armed_us = ub->now_us;
+	head[4] = !r->lost_count && r->unasked_from == r->block_count && !r->more;	/* last */
+	head[5] = (uint8_t)ranges;
 	return ub_window_is_lossy(&r->window) ? 2 : 1;
 }
 

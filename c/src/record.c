@@ -66,7 +66,7 @@ static int read_journal(struct unbrickd *ub, struct copy *copy, const struct hal
 		if (error)
 			return error;
 		for (i = 0; i < size; i += UB_SLOT)
-			ub_count_slot(ub->io, &copy->journal, ub->erase_block + i, copy->sequence);
+			ub_count_slot(ub, &copy->journal, ub->erase_block + i, copy->sequence);
 		at += size;
 	}
 	return UNBRICKD_OK;
@@ -91,11 +91,11 @@ static void read_copy(struct unbrickd *ub, const struct half *half, struct copy 
 	    copy->rejected_from > copy->rejected_to)
 		return;
 	copy->journal_at = ub_journal_start(copy->document_bytes);
-	ub_hmac_begin(ub->io, &hmac, ub->keys.record, UB_DIGEST);
+	ub_hmac_begin(ub, &hmac, ub->keys.record, UB_DIGEST);
 	ub->io->sha256_add(&hmac.hash, head, HEAD);
 	if (hash_flash(ub, &hmac.hash, half->offset + HEAD, copy->document_bytes))
 		return;
-	ub_hmac_end(ub->io, &hmac, mac);
+	ub_hmac_end(ub, &hmac, mac);
 	/* A copy that cannot be read is a torn copy: the other one is there for this. */
 	if (ub_read(ub, UB_RECORD_PART, half->offset + HEAD + copy->document_bytes, copy->mac, MAC) ||
 	    !ub_same(mac, copy->mac, MAC) || read_journal(ub, copy, half))
@@ -160,7 +160,7 @@ static int open_document_of(struct unbrickd *ub, const struct survey *s)
 	if (error)
 		return error;
 	ub->document_bytes = length;
-	return ub_open_document(ub->io, &ub->keys, &ub->identity, ub->document, length, &ub->generation);
+	return ub_open_document(ub);
 }
 
 /* A copy is valid only if its document is, too. */
@@ -193,7 +193,7 @@ void ub_survey_and_load(struct unbrickd *ub, struct survey *s)
 	record->document_bytes = s->best->document_bytes;
 	record->failed_boots = s->failed_boots;
 	record->number = ub->generation.number;
-	ub_sha256(ub->io, ub->document, ub->document_bytes, record->digest);
+	ub_sha256(ub, ub->document, ub->document_bytes, record->digest);
 }
 
 bool ub_record_load(struct unbrickd *ub)
@@ -214,7 +214,7 @@ int ub_record_reopen(struct unbrickd *ub)
 	survey_and_open(ub, &s);
 	if (!s.best)
 		return UNBRICKD_E_NO_RECORD;
-	ub_sha256(ub->io, ub->document, ub->document_bytes, digest);
+	ub_sha256(ub, ub->document, ub->document_bytes, digest);
 	ub->holds_record = !memcmp(digest, ub->record.digest, UB_DIGEST);
 	return ub->holds_record ? UNBRICKD_OK : UNBRICKD_E_NO_RECORD;
 }

@@ -29,10 +29,10 @@ static void make_image(struct unbrickd *ub, uint32_t sequence, struct image *ima
 	ub_put_u32(image->head + 28, ub->document_bytes);
 	image->sequence = sequence;
 	image->journal_at = ub_journal_start(ub->document_bytes);
-	ub_hmac_begin(ub->io, &hmac, ub->keys.record, UB_DIGEST);
+	ub_hmac_begin(ub, &hmac, ub->keys.record, UB_DIGEST);
 	ub->io->sha256_add(&hmac.hash, image->head, HEAD);
 	ub->io->sha256_add(&hmac.hash, ub->document, ub->document_bytes);
-	ub_hmac_end(ub->io, &hmac, image->mac);
+	ub_hmac_end(ub, &hmac, image->mac);
 }
 
 /* What of a piece that lies at `at` falls into the erase block's buffer, which begins at `begin`. */
@@ -56,7 +56,7 @@ static void fill_erase_block(struct unbrickd *ub, const struct image *image, uin
 		enum ub_entry entry = i == 0 && image->entry_good ? UB_GOOD : UB_ATTEMPT;
 		uint8_t slot[UB_SLOT];
 
-		ub_encode_slot(ub->io, entry, image->sequence, i, slot);
+		ub_encode_slot(ub, entry, image->sequence, i, slot);
 		put(ub, begin, size, image->journal_at + i * UB_SLOT, slot, UB_SLOT);
 	}
 }
@@ -154,7 +154,7 @@ static int append(struct unbrickd *ub, const struct copy *copy, uint32_t which, 
 	uint8_t slot[UB_SLOT], back[UB_SLOT];
 	int error;
 
-	ub_encode_slot(ub->io, entry, copy->sequence, copy->journal.next, slot);
+	ub_encode_slot(ub, entry, copy->sequence, copy->journal.next, slot);
 	error = ub_program(ub, UB_RECORD_PART, at, slot, UB_SLOT);
 	if (!error)
 		error = ub_read(ub, UB_RECORD_PART, at, back, UB_SLOT);

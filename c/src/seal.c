@@ -10,17 +10,17 @@
 #define POLICY_MAKER 1
 #define POLICY_OWNER 2
 
-void ub_sha256(const struct unbrickd_io *io, const uint8_t *from, uint32_t length, uint8_t digest[UB_DIGEST])
+void ub_sha256(struct unbrickd *ub, const uint8_t *from, uint32_t length, uint8_t digest[UB_DIGEST])
 {
 	struct unbrickd_sha256 hash;
 
-	io->sha256_begin(&hash);
-	io->sha256_add(&hash, from, length);
-	io->sha256_end(&hash, digest);
+	ub->io->sha256_begin(&hash);
+	ub->io->sha256_add(&hash, from, length);
+	ub->io->sha256_end(&hash, digest);
 }
 
 /* RFC 2104; none of our keys is longer than a block. */
-void ub_hmac_begin(const struct unbrickd_io *io, struct ub_hmac *mac, const uint8_t *key, uint32_t key_length)
+void ub_hmac_begin(struct unbrickd *ub, struct ub_hmac *mac, const uint8_t *key, uint32_t key_length)
 {
 	uint8_t inner[sizeof(mac->outer)];
 	uint32_t i;
@@ -31,24 +31,24 @@ void ub_hmac_begin(const struct unbrickd_io *io, struct ub_hmac *mac, const uint
 		inner[i] = octet ^ 0x36;
 		mac->outer[i] = octet ^ 0x5C;
 	}
-	io->sha256_begin(&mac->hash);
-	io->sha256_add(&mac->hash, inner, sizeof(inner));
+	ub->io->sha256_begin(&mac->hash);
+	ub->io->sha256_add(&mac->hash, inner, sizeof(inner));
 }
 
-void ub_hmac_end(const struct unbrickd_io *io, struct ub_hmac *mac, uint8_t digest[UB_DIGEST])
+void ub_hmac_end(struct unbrickd *ub, struct ub_hmac *mac, uint8_t digest[UB_DIGEST])
 {
 	uint8_t inner[UB_DIGEST];
 
-	io->sha256_end(&mac->hash, inner);
-	io->sha256_begin(&mac->hash);
-	io->sha256_add(&mac->hash, mac->outer, sizeof(mac->outer));
-	io->sha256_add(&mac->hash, inner, sizeof(inner));
-	io->sha256_end(&mac->hash, digest);
+	ub->io->sha256_end(&mac->hash, inner);
+	ub->io->sha256_begin(&mac->hash);
+	ub->io->sha256_add(&mac->hash, mac->outer, sizeof(mac->outer));
+	ub->io->sha256_add(&mac->hash, inner, sizeof(inner));
+	ub->io->sha256_end(&mac->hash, digest);
 }
 
-int ub_decode_identity(const struct unbrickd_io *io, const uint8_t *octets, uint32_t length,
-		       struct ub_identity *identity)
+int ub_decode_identity(struct unbrickd *ub, const uint8_t *octets, uint32_t length)
 {
+	struct ub_identity *identity = &ub->identity;
 	uint8_t digest[UB_DIGEST];
 	uint32_t end;
 
@@ -58,7 +58,7 @@ int ub_decode_identity(const struct unbrickd_io *io, const uint8_t *octets, uint
 	end = IDENTITY_HEAD + identity->maker_key_bytes;
 	if (identity->maker_key_bytes > MAX_MAKER_KEY || end + UB_DIGEST > length)
 		return UNBRICKD_E_IDENTITY;
-	ub_sha256(io, octets, end, digest);
+	ub_sha256(ub, octets, end, digest);
 	if (!ub_same(digest, octets + end, UB_DIGEST))
 		return UNBRICKD_E_IDENTITY;
 	if (octets[5] != POLICY_MAKER && octets[5] != POLICY_OWNER)
@@ -79,51 +79,53 @@ int ub_decode_identity(const struct unbrickd_io *io, const uint8_t *octets, uint
 }
 
 /* device_id: NULL for a key of the device, K(label); else S(label). */
-static void derive(const struct unbrickd_io *io, const uint8_t *secret, uint32_t secret_bytes, const char *label,
+static void derive(struct unbrickd *ub, const uint8_t *secret, uint32_t secret_bytes, const char *label,
 		   const uint8_t *device_id, uint8_t key[UB_DIGEST])
 {
 	struct ub_hmac mac;
 
-	ub_hmac_begin(io, &mac, secret, secret_bytes);
-	io->sha256_add(&mac.hash, (const uint8_t *)label, (uint32_t)strlen(label));
+	ub_hmac_begin(ub, &mac, secret, secret_bytes);
+	ub->io->sha256_add(&mac.hash, (const uint8_t *)label, (uint32_t)strlen(label));
 	if (device_id)
-		io->sha256_add(&mac.hash, device_id, UB_DEVICE_ID);
-	ub_hmac_end(io, &mac, key);
+		ub->io->sha256_add(&mac.hash, device_id, UB_DEVICE_ID);
+	ub_hmac_end(ub, &mac, key);
 }
 
-void ub_derive_keys(const struct unbrickd_io *io, const struct ub_identity *identity, struct ub_keys *keys)
+void ub_derive_keys(struct unbrickd *ub)
 {
-	derive(io, identity->device_key, 32, "unbrickd manifest v1", NULL, keys->manifest);
-	derive(io, identity->device_key, 32, "unbrickd record v1", NULL, keys->record);
-	derive(io, identity->device_key, 32, "unbrickd good v1", NULL, keys->good);
-	derive(io, identity->recovery_secret, 16, "unbrickd siv v1", identity->device_id, keys->siv);
-	derive(io, identity->recovery_secret, 16, "unbrickd enc v1", identity->device_id, keys->enc);
+	const struct ub_identity *identity = &ub->identity;
+	struct ub_keys *keys = &ub->keys;
+
+	derive(ub, identity->device_key, 32, "unbrickd manifest v1", NULL, keys->manifest);
+	derive(ub, identity->device_key, 32, "unbrickd record v1", NULL, keys->record);
+	derive(ub, identity->device_key, 32, "unbrickd good v1", NULL, keys->good);
+	derive(ub, identity->recovery_secret, 16, "unbrickd siv v1", identity->device_id, keys->siv);
+	derive(ub, identity->recovery_secret, 16, "unbrickd enc v1", identity->device_id, keys->enc);
 }
 
-void ub_good_seal(const struct unbrickd_io *io, const struct ub_keys *keys, const uint8_t *device_id, uint32_t number,
-		  const uint8_t *document_digest, uint8_t seal[UB_DIGEST])
+void ub_good_seal(struct unbrickd *ub, uint32_t number, const uint8_t *document_digest, uint8_t seal[UB_DIGEST])
 {
 	struct ub_hmac mac;
 	uint8_t octets[4];
 
 	ub_put_u32(octets, number);
-	ub_hmac_begin(io, &mac, keys->good, UB_DIGEST);
-	io->sha256_add(&mac.hash, device_id, UB_DEVICE_ID);
-	io->sha256_add(&mac.hash, octets, sizeof(octets));
-	io->sha256_add(&mac.hash, document_digest, UB_DIGEST);
-	ub_hmac_end(io, &mac, seal);
+	ub_hmac_begin(ub, &mac, ub->keys.good, UB_DIGEST);
+	ub->io->sha256_add(&mac.hash, ub->identity.device_id, UB_DEVICE_ID);
+	ub->io->sha256_add(&mac.hash, octets, sizeof(octets));
+	ub->io->sha256_add(&mac.hash, document_digest, UB_DIGEST);
+	ub_hmac_end(ub, &mac, seal);
 }
 
-void ub_keyed_digest(const struct unbrickd_io *io, const struct ub_keys *keys, uint8_t component, uint32_t index,
-		     const uint8_t *plaintext, uint32_t length, uint8_t digest[UB_DIGEST])
+void ub_keyed_digest(struct unbrickd *ub, uint8_t component, uint32_t index, const uint8_t *plaintext, uint32_t length,
+		     uint8_t digest[UB_DIGEST])
 {
 	struct ub_hmac mac;
 	uint8_t place[5];
 
 	place[0] = component;
 	ub_put_u32(place + 1, index);
-	ub_hmac_begin(io, &mac, keys->siv, UB_DIGEST);
-	io->sha256_add(&mac.hash, place, sizeof(place));
-	io->sha256_add(&mac.hash, plaintext, length);
-	ub_hmac_end(io, &mac, digest);
+	ub_hmac_begin(ub, &mac, ub->keys.siv, UB_DIGEST);
+	ub->io->sha256_add(&mac.hash, place, sizeof(place));
+	ub->io->sha256_add(&mac.hash, plaintext, length);
+	ub_hmac_end(ub, &mac, digest);
 }

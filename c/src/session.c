@@ -14,7 +14,7 @@
 
 void ub_send(struct unbrickd *ub, const struct unbrickd_peer *to)
 {
-	ub_end(&ub->writer, ub->io);
+	ub_end(ub);
 	if (!ub->stopped && !ub->muted)
 		ub->io->send(ub->config->app, to, ub->writer.octets, ub->writer.length);
 }
@@ -22,6 +22,14 @@ void ub_send(struct unbrickd *ub, const struct unbrickd_peer *to)
 void ub_answer(struct unbrickd *ub)
 {
 	ub_send(ub, &ub->server.peer);
+}
+
+static void begin_probing(struct unbrickd *ub)
+{
+	ub->state = UB_PROBING;
+	ub->session = 0;
+	ub->fetch.transfer = 0;
+	ub_discovery_restart(ub);
 }
 
 void ub_session_start(struct unbrickd *ub)
@@ -32,8 +40,7 @@ void ub_session_start(struct unbrickd *ub)
 	ub->flash_changed = ub->restored = false;
 	ub->flash_failure = UNBRICKD_OK;
 	ub->payload_bytes = 0;
-	ub->state = UB_PROBING;
-	ub_discovery_restart(ub);
+	begin_probing(ub);
 }
 
 /* Ends. */
@@ -41,27 +48,26 @@ void ub_session_start(struct unbrickd *ub)
 /* Probe again; a server that vanished or was restarted may be back at any moment. */
 static void leave(struct unbrickd *ub, enum unbrickd_error why, bool refused, const struct ub_message *error)
 {
-	struct unbrickd_event event = { .kind = UNBRICKD_SERVER_GIVEN_UP, .server = &ub->server.peer };
+	struct unbrickd_event *event = ub_event(ub, UNBRICKD_SERVER_GIVEN_UP, &ub->server.peer);
 
-	event.u.given_up.why = why;
-	event.u.given_up.refused = refused;
+	event->u.given_up.why = why;
+	event->u.given_up.refused = refused;
 	if (error) {
-		event.u.given_up.code = error->u.error.code;
-		event.u.given_up.text = error->u.error.text;
-		event.u.given_up.text_bytes = error->u.error.text_bytes;
+		event->u.given_up.code = ub_u16(error->body + UB_ERROR_CODE);
+		event->u.given_up.text_bytes = error->body[UB_ERROR_TEXT];
+		event->u.given_up.text = error->body + UB_ERROR_TEXT + 1;
 	}
-	ub->state = UB_PROBING;
-	ub_tell(ub, &event);
-	ub_discovery_restart(ub);
+	ub_tell(ub);
+	begin_probing(ub);
 }
 
 /* This server cannot help for now: look for another, come back to it later. */
 static void give_up(struct unbrickd *ub, enum unbrickd_error why, bool refused, const struct ub_message *error)
 {
-	uint32_t wait_s = error && error->u.error.retry_s ? error->u.error.retry_s : UB_AVOID_S;
+	uint32_t asked_s = error ? ub_u16(error->body + UB_ERROR_RETRY_S) : 0;
 
 	ub->setbacks = 0;
-	ub_discovery_avoid(ub, &ub->server.peer, wait_s);
+	ub_discovery_avoid(ub, &ub->server.peer, asked_s ? asked_s : UB_AVOID_S);
 	leave(ub, why, refused, error);
 }
 
@@ -81,6 +87,7 @@ static void fail(struct unbrickd *ub, int error)
 static void begin_asking(struct unbrickd *ub)
 {
 	ub->state = UB_ASKING;
+	ub->fetch.transfer = 0;
 	ub_repeater_start(&ub->repeater, ub->now_us, UB_TRIES);
 }
 
@@ -101,16 +108,17 @@ void ub_session_forget_transfer(struct unbrickd *ub)
 
 static int finish(struct unbrickd *ub)
 {
-	struct unbrickd_event event = { .kind = UNBRICKD_RESTORED, .server = &ub->server.peer };
+	struct unbrickd_event *event;
 	int error = ub_install_finish(ub);
 
 	if (error)
 		return error;
 	ub->state = UB_IDLE;
 	ub->restored = true;
-	event.u.summary.generation = ub->generation.number;
-	event.u.summary.payload_bytes = ub->payload_bytes;
-	ub_tell(ub, &event);
+	event = ub_event(ub, UNBRICKD_RESTORED, &ub->server.peer);
+	event->u.summary.generation = ub->generation.number;
+	event->u.summary.payload_bytes = ub->payload_bytes;
+	ub_tell(ub);
 	return UNBRICKD_OK;
 }
 
@@ -132,10 +140,10 @@ static int open_offered(struct unbrickd *ub)
 	uint8_t digest[UB_DIGEST];
 	int error;
 
-	ub_sha256(ub->io, ub->document, ub->document_bytes, digest);
+	ub_sha256(ub, ub->document, ub->document_bytes, digest);
 	if (memcmp(digest, ub->offer_digest, UB_DIGEST))
 		return UNBRICKD_E_DOCUMENT;
-	error = ub_open_document(ub->io, &ub->keys, &ub->identity, ub->document, ub->document_bytes, &ub->generation);
+	error = ub_open_document(ub);
 	if (!error && ub->generation.number != ub->offer_generation)
 		error = UNBRICKD_E_DOCUMENT;
 	return error ? error : install(ub);
@@ -143,24 +151,24 @@ static int open_offered(struct unbrickd *ub)
 
 static int take_erase_block(struct unbrickd *ub)
 {
-	struct unbrickd_event event = { .kind = UNBRICKD_ERASE_BLOCK_RESTORED, .server = &ub->server.peer };
+	struct unbrickd_event *event;
 	struct ub_fetch *f = &ub->fetch;
 	int error = ub_install_erase_block(ub, f->part, f->index, ub->receiver.length);
 
 	if (error)
 		return error;
-	event.u.restored.part = &ub->part[f->part];
-	event.u.restored.index = f->index;
-	event.u.restored.done = f->done + 1;
-	event.u.restored.wanted = ub->part[f->part].differing;
-	ub_tell(ub, &event);
+	event = ub_event(ub, UNBRICKD_ERASE_BLOCK_RESTORED, &ub->server.peer);
+	event->u.restored.part = &ub->part[f->part];
+	event->u.restored.index = f->index;
+	event->u.restored.done = f->done + 1;
+	event->u.restored.wanted = ub->part[f->part].differing;
+	ub_tell(ub);
 	ub->flash_changed = true;
 	return UNBRICKD_OK;
 }
 
 int ub_session_arrived(struct unbrickd *ub)
 {
-	struct ub_writer *w = &ub->writer;
 
 	if (ub->installing) {
 		int error = take_erase_block(ub);
@@ -177,8 +185,8 @@ int ub_session_arrived(struct unbrickd *ub)
 	ub->payload_bytes += ub->receiver.length;
 	if (!ub_fetch_accept(ub))
 		return UNBRICKD_OK;
-	ub_begin(w, UB_DATA_END_ACK, ub->session, ub->fetch.transfer);
-	ub_add(w, 0, 4);	/* verified */
+	ub_begin(ub, UB_DATA_END_ACK);
+	ub_add(ub, 0, 4);	/* verified */
 	ub_answer(ub);
 	if (!ub->installing)
 		return open_offered(ub);
@@ -202,18 +210,19 @@ static int take_none(struct unbrickd *ub)
  * The one gate between an untrusted server and the flash: take only the very document that the boot record names and
  * asks for, or one this device sealed as good. Its length is bounded by what record and memory can take.
  */
-static int check_offer(struct unbrickd *ub, const struct ub_message *m, bool is_held)
+static int check_offer(struct unbrickd *ub, const uint8_t *offer, bool is_held)
 {
 	const struct ub_decision *d = &ub->decision;
-	uint32_t number = m->u.restore_ack.generation, length = m->u.restore_ack.document_bytes;
+	uint32_t number = ub_u32(offer + UB_RESTORE_ACK_GENERATION);
+	uint32_t length = ub_u32(offer + UB_RESTORE_ACK_DOCUMENT_BYTES);
 	uint8_t seal[UB_DIGEST];
 
 	if (d->rejected_from <= number && number <= d->rejected_to)
 		return UNBRICKD_E_REJECTED;
 	if (is_held && d->named == number)
 		return UNBRICKD_OK;
-	ub_good_seal(ub->io, &ub->keys, ub->identity.device_id, number, m->u.restore_ack.digest, seal);
-	if (!m->u.restore_ack.seal || !ub_same(seal, m->u.restore_ack.seal, UB_DIGEST))
+	ub_good_seal(ub, number, offer + UB_RESTORE_ACK_DIGEST, seal);
+	if (!(offer[UB_RESTORE_ACK_FLAGS] & UB_HAS_SEAL) || !ub_same(seal, offer + UB_RESTORE_ACK_SEAL, UB_DIGEST))
 		return UNBRICKD_E_GOOD_SEAL;
 	if (!length)
 		return UNBRICKD_E_DOCUMENT;
@@ -222,20 +231,20 @@ static int check_offer(struct unbrickd *ub, const struct ub_message *m, bool is_
 	return UNBRICKD_OK;
 }
 
-static int take_offer(struct unbrickd *ub, const struct ub_message *m)
+static int take_offer(struct unbrickd *ub, const uint8_t *offer)
 {
-	bool is_held = ub->record.loaded && !memcmp(ub->record.digest, m->u.restore_ack.digest, UB_DIGEST);
+	bool is_held = ub->record.loaded && !memcmp(ub->record.digest, offer + UB_RESTORE_ACK_DIGEST, UB_DIGEST);
 	int error;
 
-	if (!m->u.restore_ack.generation)
+	if (!ub_u32(offer + UB_RESTORE_ACK_GENERATION))
 		return take_none(ub);
-	error = check_offer(ub, m, is_held);
+	error = check_offer(ub, offer, is_held);
 	if (error)
 		return error;
 	ub->installing = false;
-	ub->offer_generation = m->u.restore_ack.generation;
-	ub->offer_document_bytes = m->u.restore_ack.document_bytes;
-	memcpy(ub->offer_digest, m->u.restore_ack.digest, UB_DIGEST);
+	ub->offer_generation = ub_u32(offer + UB_RESTORE_ACK_GENERATION);
+	ub->offer_document_bytes = ub_u32(offer + UB_RESTORE_ACK_DOCUMENT_BYTES);
+	memcpy(ub->offer_digest, offer + UB_RESTORE_ACK_DIGEST, UB_DIGEST);
 	if (!is_held) {
 		ub_fetch_document(ub);
 		return UNBRICKD_OK;
@@ -248,7 +257,7 @@ static int take_offer(struct unbrickd *ub, const struct ub_message *m)
 
 static int take_error(struct unbrickd *ub, const struct ub_message *m)
 {
-	switch (m->u.error.code) {
+	switch (ub_u16(m->body + UB_ERROR_CODE)) {
 	case UB_ERROR_ROTTEN:
 		return ask_again(ub);
 	case UB_ERROR_COOKIE:
@@ -265,7 +274,7 @@ static int take(struct unbrickd *ub, const struct ub_message *m)
 	if (m->type == UB_ERROR)
 		return m->transfer == 0 || m->transfer == ub->transfer ? take_error(ub, m) : UNBRICKD_OK;
 	if (m->type == UB_RESTORE_ACK)
-		return ub->state == UB_ASKING ? take_offer(ub, m) : UNBRICKD_OK;
+		return ub->state == UB_ASKING ? take_offer(ub, m->body) : UNBRICKD_OK;
 	if (ub->state == UB_FETCHING && m->transfer == ub->fetch.transfer)
 		return ub_fetch_receive(ub, m);
 	return UNBRICKD_OK;
@@ -276,7 +285,7 @@ void ub_session_receive(struct unbrickd *ub, const struct unbrickd_peer *from, c
 	struct ub_message m;
 	int error;
 
-	if (ub_decode(ub->io, octets, length, &m))
+	if (ub_decode(ub, octets, length, &m))
 		return;
 	if (ub->state == UB_PROBING) {
 		ub_discovery_receive(ub, from, &m);
@@ -290,7 +299,6 @@ void ub_session_receive(struct unbrickd *ub, const struct unbrickd_peer *from, c
 
 static void open_session(struct unbrickd *ub, const struct ub_server *server)
 {
-	struct unbrickd_event event = { .kind = UNBRICKD_SERVER_FOUND };
 	uint8_t random[4];
 
 	ub->server = *server;
@@ -300,27 +308,25 @@ static void open_session(struct unbrickd *ub, const struct ub_server *server)
 	ub->withdrawn = 0;
 	ub->progress_us = ub->now_us;
 	begin_asking(ub);
-	event.server = &ub->server.peer;
-	event.u.holds_device = server->holds_device;
-	ub_tell(ub, &event);
+	ub_event(ub, UNBRICKD_SERVER_FOUND, &ub->server.peer)->u.holds_device = server->holds_device;
+	ub_tell(ub);
 }
 
 static int ask(struct unbrickd *ub)
 {
-	struct ub_writer *w = &ub->writer;
 
 	if (ub_repeater_exhausted(&ub->repeater, ub->now_us))
 		return UNBRICKD_E_SILENT;
 	if (!ub_repeater_due(&ub->repeater, ub->now_us))
 		return UNBRICKD_OK;
 	ub_repeater_sent(&ub->repeater, ub->now_us, UB_NO_JITTER);
-	ub_begin(w, UB_RESTORE, ub->session, 0);
-	ub_add_octets(w, ub->server.cookie, UB_COOKIE);
-	ub_add_octets(w, ub->identity.device_id, UB_DEVICE_ID);
-	ub_add(w, ub->decision.named, 4);
-	ub_add(w, ub->decision.rejected_from, 4);
-	ub_add(w, ub->decision.rejected_to, 4);
-	ub_add(w, 0, 4);
+	ub_begin(ub, UB_RESTORE);
+	ub_add_octets(ub, ub->server.cookie, UB_COOKIE);
+	ub_add_octets(ub, ub->identity.device_id, UB_DEVICE_ID);
+	ub_add(ub, ub->decision.named, 4);
+	ub_add(ub, ub->decision.rejected_from, 4);
+	ub_add(ub, ub->decision.rejected_to, 4);
+	ub_add(ub, 0, 4);
 	ub_answer(ub);
 	return UNBRICKD_OK;
 }

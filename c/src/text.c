@@ -1,6 +1,24 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later OR BSD-2-Clause */
-/* Octets that must be text, or the same. Knows no field of any structure. */
+/* Octets that are a number, must be text, or the same. Knows no field of any structure. */
 #include "internal.h"
+
+uint16_t ub_u16(const uint8_t *at)
+{
+	return (uint16_t)(at[0] << 8 | at[1]);
+}
+
+uint32_t ub_u32(const uint8_t *at)
+{
+	return (uint32_t)ub_u16(at) << 16 | ub_u16(at + 2);
+}
+
+void ub_put_u32(uint8_t *at, uint32_t value)
+{
+	at[0] = (uint8_t)(value >> 24);
+	at[1] = (uint8_t)(value >> 16);
+	at[2] = (uint8_t)(value >> 8);
+	at[3] = (uint8_t)value;
+}
 
 bool ub_is_utf8(const uint8_t *octets, uint32_t length)
 {

@@ -10,6 +10,7 @@ import random
 import zlib
 from pathlib import Path
 from typing import cast
+from weakref import WeakKeyDictionary
 
 import pytest
 from cryptography.hazmat.primitives import hashes
@@ -21,13 +22,13 @@ from unbrickd.seal.maker import encode_public_key, generate_maker_key, load_priv
 
 VECTORS = Path(__file__).resolve().parents[2] / "spec" / "vectors"
 DEVICE_GETS = {
-    2: "probe_ack",
-    6: "restore_ack",
-    8: "data_start",
-    10: "data_block",
-    11: "data_end",
-    14: "error",
-    15: "announce",
+    2: "PROBE_ACK",
+    6: "RESTORE_ACK",
+    8: "DATA_START",
+    10: "DATA_BLOCK",
+    11: "DATA_END",
+    14: "ERROR",
+    15: "ANNOUNCE",
 }
 
 
@@ -55,55 +56,73 @@ def io() -> FFI.CData:
     return table
 
 
-@pytest.fixture(scope="module")
-def identity(io: FFI.CData) -> tuple[FFI.CData, FFI.CData]:
-    """The identity of the first vector, and the bytes it points into."""
+@pytest.fixture
+def ub(io: FFI.CData) -> FFI.CData:
+    """A core with the identity of the first vector and its keys; `identity` there points into `ub_identity`."""
+    config = ffi().new("struct unbrickd_config *")
+    made = ffi().new("struct unbrickd *", {"io": io, "config": config})
     octets = c_octets(bytes.fromhex(str(cases("identity")[0]["octets"])))
-    found = ffi().new("struct ub_identity *")
-    assert core().ub_decode_identity(io, octets, len(octets), found) == 0
-    return found, octets
+    KEPT[made] = (config, octets)
+    assert core().ub_decode_identity(made, octets, len(octets)) == 0
+    core().ub_derive_keys(made)
+    return made
 
 
-@pytest.fixture(scope="module")
-def keys(io: FFI.CData, identity: tuple[FFI.CData, FFI.CData]) -> FFI.CData:
-    found = ffi().new("struct ub_keys *")
-    core().ub_derive_keys(io, identity[0], found)
-    return found
+KEPT: WeakKeyDictionary[FFI.CData, object] = WeakKeyDictionary()
+"""What must live as long as the C struct that points to it."""
 
 
-def field(message: FFI.CData, name: str) -> object:
-    """A decoded field as the vectors write it."""
-    lengths = {"nonce": 8, "server_id": 16, "cookie": 16, "digest": 32, "seal": 32, "document_digest": 32}
-    found = getattr(message, name)
-    if name in lengths:
-        return None if found == ffi().NULL else taken(found, lengths[name]).hex()
-    return found
-
-
-NAMES = {
-    "retry_after_s": "retry_s",
-    "max_message_bytes": "max_message",
-    "document_length_bytes": "document_bytes",
-    "document_digest": "digest",
-    "good_seal": "seal",
-    "component_id": "component",
-    "max_block_bytes": "max_block",
-    "length_bytes": "length",
-    "offset_bytes": "offset",
-    "version_lowest": "lowest",
-    "version_highest": "highest",
+FIELDS = {
+    "nonce": ("NONCE", 8),
+    "server_id": ("SERVER_ID", 16),
+    "cookie": ("COOKIE", 16),
+    "version": ("VERSION", 1),
+    "retry_after_s": ("RETRY_S", 2),
+    "max_message_bytes": ("MAX_MESSAGE", 2),
+    "generation": ("GENERATION", 4),
+    "document_length_bytes": ("DOCUMENT_BYTES", 4),
+    "document_digest": ("DIGEST", 32),
+    "digest": ("DIGEST", 32),
+    "component_id": ("COMPONENT", 1),
+    "max_block_bytes": ("MAX_BLOCK", 2),
+    "length_bytes": ("LENGTH", 4),
+    "request": ("REQUEST", 4),
+    "offset_bytes": ("OFFSET", 4),
+    "code": ("CODE", 2),
+    "version_lowest": ("LOWEST", 1),
+    "version_highest": ("HIGHEST", 1),
 }
-"""Where the core calls a field by another name."""
-NOT_KEPT = {("announce", "server_id"), ("data_end", "blocks_sent"), ("data_start", "version"), ("error", "about")}
+"""Of each field, what enum ub_field calls it and how many octets it has. More than four: octets, else a number."""
+FLAGS = {"holds_device": "UB_HOLDS_DEVICE", "busy": "UB_IS_BUSY"}
+NOT_KEPT = {("ANNOUNCE", "server_id"), ("DATA_END", "blocks_sent"), ("DATA_START", "version"), ("ERROR", "about")}
 """What a recovering device has no use for. Records of components: it believes its own document instead."""
 
 
+def field(message: FFI.CData, kind: str, name: str) -> object:
+    """A field of a decoded message as the vectors write it."""
+
+    def octets(at: str, length: int) -> bytes:
+        return taken(message.body + getattr(core(), f"UB_{kind}_{at}"), length)
+
+    if name in FLAGS:
+        return bool(octets("FLAGS", 1)[0] & getattr(core(), FLAGS[name]))
+    if name == "good_seal":
+        return octets("SEAL", 32).hex() if octets("FLAGS", 1)[0] & core().UB_HAS_SEAL else None
+    if name == "payload":
+        return octets("PAYLOAD", message.length - core().UB_DATA_BLOCK_PAYLOAD).hex()
+    if name == "text":
+        return octets("TEXT", 1 + octets("TEXT", 1)[0])[1:].decode()
+    at, length = FIELDS[name]
+    found = octets(at, length)
+    return found.hex() if length > 4 else int.from_bytes(found, "big")
+
+
 @pytest.mark.parametrize("case", cases("messages"), ids=lambda case: str(case["name"]))
-def test_message_vector_decodes_to_its_fields_where_a_device_gets_it(io: FFI.CData, case: dict[str, object]) -> None:
+def test_message_vector_decodes_to_its_fields_where_a_device_gets_it(ub: FFI.CData, case: dict[str, object]) -> None:
     octets = bytes.fromhex(str(case["octets"]))
     message = ffi().new("struct ub_message *")
     kept = c_octets(octets)
-    error = core().ub_decode(io, kept, len(octets), message)
+    error = core().ub_decode(ub, kept, len(octets), message)
     kind = DEVICE_GETS.get(int(str(case["type"])))
     if kind is None:
         assert error == core().UNBRICKD_E_MESSAGE
@@ -112,45 +131,39 @@ def test_message_vector_decodes_to_its_fields_where_a_device_gets_it(io: FFI.CDa
     assert (message.type, message.session, message.transfer) == (case["type"], case["session"], case["transfer"])
     fields = case["fields"]
     assert isinstance(fields, dict)
-    body = getattr(message.u, kind)
     checked = 0
     for name, expected in fields.items():
         if (kind, name) in NOT_KEPT or name == "components":
             continue
-        if name == "payload":
-            assert taken(body.payload, body.length).hex() == expected
-        elif name == "text":
-            assert taken(body.text, body.text_bytes).decode() == expected
-        else:
-            assert field(body, NAMES.get(name, name) or name) == expected, name
+        assert field(message, kind, name) == expected, name
         checked += 1
     assert checked
 
 
 @pytest.mark.parametrize("case", cases("messages"), ids=lambda case: str(case["name"]))
-def test_message_vector_cut_short_or_spoilt_is_dropped(io: FFI.CData, case: dict[str, object]) -> None:
+def test_message_vector_cut_short_or_spoilt_is_dropped(ub: FFI.CData, case: dict[str, object]) -> None:
     octets = bytes.fromhex(str(case["octets"]))
     message = ffi().new("struct ub_message *")
     for length in range(len(octets)):
-        assert core().ub_decode(io, c_octets(octets[:length]), length, message) != 0
+        assert core().ub_decode(ub, c_octets(octets[:length]), length, message) != 0
     for bit in range(0, len(octets) * 8, 3):
         spoilt = bytearray(octets)
         spoilt[bit // 8] ^= 1 << bit % 8
-        assert core().ub_decode(io, c_octets(bytes(spoilt)), len(spoilt), message) != 0
+        assert core().ub_decode(ub, c_octets(bytes(spoilt)), len(spoilt), message) != 0
 
 
-def test_derived_keys_vector_comes_out_of_the_identity(keys: FFI.CData) -> None:
+def test_derived_keys_vector_comes_out_of_the_identity(ub: FFI.CData) -> None:
     vector = load("derived_keys")
     for name in ("manifest", "record", "good", "siv", "enc"):
-        assert taken(getattr(keys, name), 32).hex() == vector[name]
+        assert taken(getattr(ub.keys, name), 32).hex() == vector[name]
 
 
 @pytest.mark.parametrize("case", cases("identity"))
-def test_identity_vector_decodes_to_its_fields(io: FFI.CData, case: dict[str, object]) -> None:
+def test_identity_vector_decodes_to_its_fields(ub: FFI.CData, case: dict[str, object]) -> None:
     octets = bytes.fromhex(str(case["octets"])) + b"\xff" * 100
     kept = c_octets(octets)
-    identity = ffi().new("struct ub_identity *")
-    assert core().ub_decode_identity(io, kept, len(octets), identity) == 0
+    assert core().ub_decode_identity(ub, kept, len(octets)) == 0
+    identity = ub.identity
     assert taken(identity.device_id, 16).hex() == case["device_id"]
     assert taken(identity.model, 32).rstrip(b"\0").decode() == case["model"]
     assert taken(identity.maker_key, identity.maker_key_bytes).hex() == case["maker_key_der"]
@@ -158,43 +171,40 @@ def test_identity_vector_decodes_to_its_fields(io: FFI.CData, case: dict[str, ob
     assert identity.maker_signs == (case["policy"] == 1)
     for bit in range(0, (len(octets) - 100) * 8, 5):
         kept[bit // 8] ^= 1 << bit % 8
-        assert core().ub_decode_identity(io, kept, len(octets), identity) == core().UNBRICKD_E_IDENTITY
+        assert core().ub_decode_identity(ub, kept, len(octets)) == core().UNBRICKD_E_IDENTITY
         kept[bit // 8] ^= 1 << bit % 8
     for length in range(len(octets) - 100):
-        assert core().ub_decode_identity(io, kept, length, identity) == core().UNBRICKD_E_IDENTITY
+        assert core().ub_decode_identity(ub, kept, length) == core().UNBRICKD_E_IDENTITY
 
 
-def opened(io: FFI.CData, keys: FFI.CData, identity: tuple[FFI.CData, FFI.CData]) -> tuple[FFI.CData, FFI.CData]:
+def opened(ub: FFI.CData) -> tuple[FFI.CData, FFI.CData]:
     document = value("generation", "document")
     kept = c_octets(document)
-    generation = ffi().new("struct ub_generation *")
-    assert core().ub_open_document(io, keys, identity[0], kept, len(document), generation) == 0
-    return generation, kept
+    ub.document, ub.document_bytes = kept, len(document)
+    assert core().ub_open_document(ub) == 0
+    return ub.generation, kept
 
 
-def test_generation_vector_opens_and_its_firmware_has_the_image_digest_of_the_manifest_vector(
-    io: FFI.CData, keys: FFI.CData, identity: tuple[FFI.CData, FFI.CData]
-) -> None:
-    generation, kept = opened(io, keys, identity)
+def test_generation_vector_opens_and_its_firmware_has_the_image_digest_of_the_manifest_vector(ub: FFI.CData) -> None:
+    generation, kept = opened(ub)
     assert (generation.number, generation.count) == (load("generation")["number"], 2)
     digest = ffi().new("uint8_t[32]")
-    core().ub_image_digest(io, ffi().addressof(generation.manifest[0]), digest)
+    core().ub_image_digest(ub, ffi().addressof(generation.manifest[0]), digest)
     assert taken(digest, 32) == value("open_manifest", "image_digest") == value("maker_signature", "image_digest")
     assert taken(generation.manifest[0].signature, generation.manifest[0].signature_bytes) == value(
         "maker_signature", "signature"
     )
     for at in range(len(kept)):
         kept[at] ^= 0x40
-        assert core().ub_open_document(io, keys, identity[0], kept, len(kept), generation) == core().UNBRICKD_E_MAC
+        assert core().ub_open_document(ub) == core().UNBRICKD_E_MAC
         kept[at] ^= 0x40
     for length in range(len(kept)):
-        assert core().ub_decode_document(kept, length, generation) == core().UNBRICKD_E_DOCUMENT
+        found = ffi().addressof(generation)
+        assert core().ub_decode_document(kept, length, found) == core().UNBRICKD_E_DOCUMENT
 
 
-def test_maker_signature_vector_is_asked_for_over_the_statement(
-    io: FFI.CData, keys: FFI.CData, identity: tuple[FFI.CData, FFI.CData]
-) -> None:
-    generation, _kept = opened(io, keys, identity)
+def test_maker_signature_vector_is_asked_for_over_the_statement(io: FFI.CData, ub: FFI.CData) -> None:
+    generation, _kept = opened(ub)
     asked: list[tuple[bytes, bytes, bytes]] = []
 
     @ffi().callback("int(void *, const uint8_t *, uint32_t, const uint8_t *, const uint8_t *, uint32_t)")  # type: ignore[untyped-decorator]
@@ -205,49 +215,48 @@ def test_maker_signature_vector_is_asked_for_over_the_statement(
         return len(asked) - 1
 
     io.verify_signature = verify
-    null = ffi().NULL
-    assert core().ub_check_authority(io, null, identity[0], generation, 0) == 0
+    assert core().ub_check_authority(ub, 0) == 0
     statement = hashlib.sha256(value("maker_signature", "statement")).digest()
     assert asked == [(value("maker_signature", "public_key_der"), statement, value("maker_signature", "signature"))]
-    assert core().ub_check_authority(io, null, identity[0], generation, 0) == core().UNBRICKD_E_SIGNATURE
+    assert core().ub_check_authority(ub, 0) == core().UNBRICKD_E_SIGNATURE
     rollback = generation.manifest[0].rollback_index
-    assert core().ub_check_authority(io, null, identity[0], generation, rollback + 1) == core().UNBRICKD_E_ROLLBACK
+    assert core().ub_check_authority(ub, rollback + 1) == core().UNBRICKD_E_ROLLBACK
 
 
-def test_good_seal_vector_is_computed(io: FFI.CData, keys: FFI.CData) -> None:
+def test_good_seal_vector_is_computed(ub: FFI.CData) -> None:
     seal = ffi().new("uint8_t[32]")
     vector = load("good_seal")
-    core().ub_good_seal(
-        io, keys, value("good_seal", "device_id"), int(str(vector["number"])), value("good_seal", "digest"), seal
-    )
+    device_id = c_octets(value("good_seal", "device_id"))
+    ub.identity.device_id = device_id
+    core().ub_good_seal(ub, int(str(vector["number"])), value("good_seal", "digest"), seal)
     assert taken(seal, 32).hex() == vector["seal"]
 
 
 @pytest.mark.parametrize("case", cases("sealed_erase_block"))
-def test_sealed_erase_block_vector_opens(io: FFI.CData, keys: FFI.CData, case: dict[str, object]) -> None:
+def test_sealed_erase_block_vector_opens(ub: FFI.CData, case: dict[str, object]) -> None:
     ciphertext, digest = bytes.fromhex(str(case["ciphertext"])), bytes.fromhex(str(case["digest"]))
     octets = c_octets(ciphertext)
-    core().unbrickd_aes256_ctr(keys.enc, digest, octets, len(octets))
+    core().unbrickd_aes256_ctr(ub.keys.enc, digest, octets, len(octets))
     assert taken(octets, len(octets)).hex() == case["plaintext"]
     found = ffi().new("uint8_t[32]")
-    core().ub_keyed_digest(io, keys, case["component_id"], case["index"], octets, len(octets), found)
+    core().ub_keyed_digest(ub, case["component_id"], case["index"], octets, len(octets), found)
     assert taken(found, 32) == digest
 
 
 @pytest.mark.parametrize("case", cases("journal_slot"))
-def test_journal_slot_vector_is_written(io: FFI.CData, case: dict[str, object]) -> None:
+def test_journal_slot_vector_is_written(ub: FFI.CData, case: dict[str, object]) -> None:
     slot = ffi().new("uint8_t[32]")
-    core().ub_encode_slot(io, case["entry"], case["sequence"], case["index"], slot)
+    core().ub_encode_slot(ub, case["entry"], case["sequence"], case["index"], slot)
     assert taken(slot, 32).hex() == case["octets"]
 
 
 @pytest.mark.parametrize("case", cases("journal_slot", "journals"))
-def test_journal_vector_adds_up(io: FFI.CData, case: dict[str, object]) -> None:
+def test_journal_vector_adds_up(ub: FFI.CData, case: dict[str, object]) -> None:
     octets = bytes.fromhex(str(case["octets"]))
     journal = ffi().new("struct ub_journal *")
     sequence = int(str(load("boot_record")["sequence"]))
     for at in range(0, len(octets), 32):
-        core().ub_count_slot(io, journal, octets[at : at + 32], sequence)
+        core().ub_count_slot(ub, journal, octets[at : at + 32], sequence)
     failed = journal.failed_if_good if case["is_good"] else journal.failed_if_not
     assert (journal.next, journal.says_good, failed) == (case["next_index"], case["is_good"], case["failed_boots"])
     assert journal.slots == len(octets) // 32
@@ -256,7 +265,7 @@ def test_journal_vector_adds_up(io: FFI.CData, case: dict[str, object]) -> None:
 # The portable crypto, beside others' implementations
 
 
-def test_crypto_of_random_octets_is_that_of_the_libraries(io: FFI.CData) -> None:
+def test_crypto_of_random_octets_is_that_of_the_libraries(io: FFI.CData, ub: FFI.CData) -> None:
     seed = 20261123
     print(f"seed {seed}")
     rng = random.Random(seed)
@@ -264,15 +273,15 @@ def test_crypto_of_random_octets_is_that_of_the_libraries(io: FFI.CData) -> None
         octets, key, counter = rng.randbytes(length), rng.randbytes(rng.randrange(65)), rng.randbytes(16)
         digest = ffi().new("uint8_t[32]")
         mac = ffi().new("struct ub_hmac *")
-        core().ub_hmac_begin(io, mac, key, len(key))
+        core().ub_hmac_begin(ub, mac, key, len(key))
         at = 0
         while at < length:
             size = rng.randrange(1, 200)
             io.sha256_add(ffi().addressof(mac.hash), octets[at : at + size], len(octets[at : at + size]))
             at += size
-        core().ub_hmac_end(io, mac, digest)
+        core().ub_hmac_end(ub, mac, digest)
         assert taken(digest, 32) == hmac.digest(key, octets, "sha256")
-        core().ub_sha256(io, octets, length, digest)
+        core().ub_sha256(ub, octets, length, digest)
         assert taken(digest, 32) == hashlib.sha256(octets).digest()
         assert core().unbrickd_crc32(
             core().unbrickd_crc32(0, octets, length // 3), octets[length // 3 :], length - length // 3
