@@ -19,7 +19,7 @@ from unbrickd.agent.session import Ending
 from unbrickd.agent.software import Installed
 from unbrickd.flash.write import write_image
 from unbrickd.model.geometry import Geometry
-from unbrickd.model.manifest import ComponentKind, Generation, SealedGeneration
+from unbrickd.model.manifest import ComponentKind, Generation
 from unbrickd.recovery import events as r
 from unbrickd.recovery.light import Light
 from unbrickd.seal.content import seal_erase_block
@@ -27,9 +27,20 @@ from unbrickd.seal.generation import good_seal, seal_generation
 from unbrickd.seal.manifest import build_manifest
 from unbrickd.sim.device import CONFIG, FIRMWARE, Power, SimDevice, image
 from unbrickd.sim.household import FIRMWARE_BYTES, Household, backed_up
-from unbrickd.sim.liar import Liar, Scene, again, honest, on, scene
+from unbrickd.sim.liar import (
+    Liar,
+    Scene,
+    again,
+    deaf_to_rejections,
+    false_seal,
+    garbage,
+    hold,
+    honest,
+    offer_to_everybody,
+    on,
+    scene,
+)
 from unbrickd.sim.world import SimServer
-from unbrickd.store.vault import Vault
 from unbrickd.wire import messages as m
 from unbrickd.wire.framing import encode_frame
 from unbrickd.wire.packet import Packet, encode
@@ -102,14 +113,7 @@ def test_hostile_server_generation_that_failed_here_is_refused() -> None:
     home.switch_on()
     home.world.run_until(lambda: home.router.power is Power.BOOTLOADER)
     home.router.switch_off()
-
-    def forget_rejected(packet: Packet) -> bytes:
-        message = packet.message
-        if isinstance(message, m.Restore):
-            message = replace(message, rejected_from=0, rejected_to=0)
-        return again(packet, message)
-
-    there = scene(honest, home=home, liar=liar, damage=lambda home: None, ears=forget_rejected)
+    there = scene(honest, home=home, liar=liar, damage=lambda home: None, ears=deaf_to_rejections)
     there.watch(20.0)
     assert WORDS["rejected"] in there.refusals[0]
     there.rescue()
@@ -125,12 +129,7 @@ def test_hostile_server_generation_of_another_device_is_refused() -> None:
     other.boot()
     other.back_up()
     liar = SimServer("liar", stores=other.pc.stores)
-
-    # The cookie binds the device id, so it is the store that mixes them up.
-    liar.vault.known = lambda device_id: True  # type: ignore[method-assign]
-    liar.vault.newest_good = (  # type: ignore[method-assign]
-        lambda device_id, *, excluding=(0, 0): other.pc.vault.newest_good(other.router.device_id)
-    )
+    offer_to_everybody(liar, other.pc.vault.newest_good(other.router.device_id))
     for damage in (lose_record, lambda home: home.router.damage("firmware", 3)):
         there = scene(honest, home=home, liar=liar, damage=damage)
         there.watch(20.0)
@@ -148,22 +147,13 @@ def test_hostile_server_generation_without_good_seal_is_refused() -> None:
     newest = home.pc.vault.find(home.router.device_id, 2)
     assert newest is not None and newest.good_seal is None
     liar = SimServer("liar", stores=home.pc.stores)
-    liar.vault.newest_good = lambda device_id, *, excluding=(0, 0): newest  # type: ignore[method-assign]
+    offer_to_everybody(liar, newest)
     there = scene(honest, home=home, liar=liar, damage=lose_record)
     there.watch(20.0)
     assert "without this device's good seal" in there.refusals[0]
     assert there.light is Light.FAILED
     there.rescue()
     assert there.home.recorded == 1
-
-
-def hold(vault: Vault, sealed: SealedGeneration, images: dict[int, bytes], seal: bytes) -> None:
-    """Put a generation into a store as if it had been backed up."""
-    for c in sealed.generation.components:
-        upload = vault.stage(sealed.generation.device_id, c)
-        upload.write(0, images[c.component_id])
-        vault.commit_image(upload, c)
-    vault.commit_generation(sealed, seal)
 
 
 @pytest.mark.parametrize("wrong", ["erase blocks", "component", "no firmware", "sealed"])
@@ -208,9 +198,8 @@ def test_hostile_server_garbage_erase_blocks_are_given_up_after_three() -> None:
 
     def lie(packet: Packet) -> list[bytes]:
         nonlocal sent
-        assert isinstance(packet.message, m.DataBlock)
         sent += 1
-        return [again(packet, replace(packet.message, payload=bytes(len(packet.message.payload))))]
+        return garbage(packet)
 
     there = scene(on(m.DataBlock, lie))
     there.watch(20.0)
@@ -221,12 +210,16 @@ def test_hostile_server_garbage_erase_blocks_are_given_up_after_three() -> None:
     there.rescue()
 
 
-def test_hostile_server_garbage_document_is_refused() -> None:
-    def lie(packet: Packet) -> list[bytes]:
-        assert isinstance(packet.message, m.DataBlock)
-        return [again(packet, replace(packet.message, payload=bytes(len(packet.message.payload))))]
+def test_hostile_server_false_good_seal_is_refused() -> None:
+    there = scene(false_seal, damage=lose_record)
+    there.watch(20.0)
+    assert "without this device's good seal" in there.refusals[0]
+    assert there.light is Light.FAILED
+    there.rescue()
 
-    there = scene(on(m.DataBlock, lie), damage=lose_record)
+
+def test_hostile_server_garbage_document_is_refused() -> None:
+    there = scene(garbage, damage=lose_record)
     there.watch(20.0)
     assert "not the one it offered" in there.refusals[0]
     assert there.light is Light.FAILED

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from unbrickd.model.manifest import SealedGeneration
 from unbrickd.model.peer import Datagram, Peer
 from unbrickd.recovery import events as recovery
 from unbrickd.recovery.fetch import worst_ram_bytes
@@ -14,6 +15,7 @@ from unbrickd.sim.device import Power
 from unbrickd.sim.household import Household, backed_up
 from unbrickd.sim.nor import NorChip
 from unbrickd.sim.world import SimServer
+from unbrickd.store.vault import StoredGeneration, Vault
 from unbrickd.wire import messages as m
 from unbrickd.wire.packet import Message, Packet, decode, encode
 
@@ -158,3 +160,45 @@ def scene(
 def on(kind: type[Message], lie: Callable[[Packet], Iterable[bytes]]) -> Lie:
     """Lie about messages of one kind, be honest else."""
     return lambda packet: lie(packet) if isinstance(packet.message, kind) else honest(packet)
+
+
+# Lies by name
+
+
+def garbage(packet: Packet) -> list[bytes]:
+    """Zeros in the place of all that it was asked for."""
+    message = packet.message
+    if isinstance(message, m.DataBlock):
+        message = replace(message, payload=bytes(len(message.payload)))
+    return [again(packet, message)]
+
+
+def false_seal(packet: Packet) -> list[bytes]:
+    """It vouches itself for what it offers."""
+    message = packet.message
+    if isinstance(message, m.RestoreAck) and message.good_seal is not None:
+        message = replace(message, good_seal=message.good_seal[::-1])
+    return [again(packet, message)]
+
+
+def deaf_to_rejections(packet: Packet) -> bytes:
+    """Ears that do not hear which generations failed on the device."""
+    message = packet.message
+    if isinstance(message, m.Restore):
+        message = replace(message, rejected_from=0, rejected_to=0)
+    return again(packet, message)
+
+
+def offer_to_everybody(server: SimServer, stored: StoredGeneration | None) -> None:
+    """Whatever device asks, this is what is held. The cookie binds the device id, so it is the store that lies."""
+    server.vault.known = lambda device_id: True  # type: ignore[method-assign]
+    server.vault.newest_good = lambda device_id, *, excluding=(0, 0): stored  # type: ignore[method-assign]
+
+
+def hold(vault: Vault, sealed: SealedGeneration, images: dict[int, bytes], seal: bytes) -> None:
+    """Put a generation into a store as if it had been backed up. images: as transferred, by component id."""
+    for c in sealed.generation.components:
+        upload = vault.stage(sealed.generation.device_id, c)
+        upload.write(0, images[c.component_id])
+        vault.commit_image(upload, c)
+    vault.commit_generation(sealed, seal)
