@@ -28,17 +28,21 @@ from tools.lab.gateway import (
     Bootloader,
     Direct,
     FlashFile,
+    Region,
     power_on,
 )
 from tools.lab.root import compile_python, root
 from tools.lab.steps import FILES
 
 from unbrickd.adapters.flash.image import ImageFlash
+from unbrickd.agent.software import DeviceSoftware
 from unbrickd.cli.demo_process import ServerProcess
 from unbrickd.cli.narrate import JsonValue
+from unbrickd.flash.device import ComponentSlot, DeviceFlash
 from unbrickd.flash.partition import Partition
 from unbrickd.flash.record import LoadedRecord, RecordStore
 from unbrickd.model.geometry import Geometry
+from unbrickd.model.manifest import ComponentKind
 from unbrickd.seal.keys import DeviceKeys
 
 REPOSITORY = Path(__file__).parents[2]
@@ -215,11 +219,24 @@ def until_up(console: Console) -> float:
     return console.up_s
 
 
+def software_of(flash: FlashFile, keys: DeviceKeys) -> DeviceSoftware:
+    """What the gateway runs, as its agent sees it, read and recorded by the host."""
+    chip = ImageFlash(flash.path, Geometry.uniform(total_bytes=CHIP_BYTES, erase_block_bytes=ERASE_BLOCK_BYTES))
+
+    def place(region: Region) -> Partition:
+        return Partition(chip, offset_bytes=region.offset_bytes, length_bytes=region.size_bytes)
+
+    def slot(component_id: int, region: Region, kind: ComponentKind) -> ComponentSlot:
+        sealed = kind is ComponentKind.CONFIG
+        return ComponentSlot(component_id=component_id, name=region.name, kind=kind, sealed=sealed, flash=place(region))
+
+    slots = slot(1, FIRMWARE, ComponentKind.FIRMWARE), slot(2, CONFIG, ComponentKind.CONFIG)
+    return DeviceSoftware(DeviceFlash(keys=keys, record=RecordStore(place(RECORD), keys), slots=slots))
+
+
 def record_of(flash: FlashFile, keys: DeviceKeys) -> LoadedRecord | None:
     """What the boot record says, read by the host."""
-    chip = ImageFlash(flash.path, Geometry.uniform(total_bytes=CHIP_BYTES, erase_block_bytes=ERASE_BLOCK_BYTES))
-    place = Partition(chip, offset_bytes=RECORD.offset_bytes, length_bytes=RECORD.size_bytes)
-    return RecordStore(place, keys).load()
+    return software_of(flash, keys).device.record.load()
 
 
 def named(events: Events, name: str) -> Events:
