@@ -142,6 +142,7 @@ static uint8_t *add_manifest(uint8_t *to, uint8_t id, uint8_t kind, const char *
 
 static void make_document(struct unbrickd *ub)
 {
+	const struct ub_manifest sealed = { .id = CONFIG, .sealed = true };
 	struct ub_hmac mac;
 	uint8_t *to = document + 64;
 	uint32_t i;
@@ -159,7 +160,9 @@ static void make_document(struct unbrickd *ub)
 	for (i = 0; i < 2; i++, to += 32) {
 		uint32_t length = ub_min(256, CONFIG_IMAGE - 256 * i);
 
-		ub_keyed_digest(ub, CONFIG, i, flash.config + 256 * i, length, to);
+		ub_digest_begin(ub, &sealed, i, &mac);
+		io.sha256_add(&mac.hash, flash.config + 256 * i, length);
+		ub_digest_end(ub, &sealed, &mac, to);
 		unbrickd_aes256_ctr(ub->keys.enc, to, config_cipher + 256 * i, length);
 		ub_sha256(ub, config_cipher + 256 * i, length, to + 64);
 	}
@@ -198,7 +201,7 @@ static struct unbrickd *switched_off_device(void)
 		memcpy(ub->document, document, DOCUMENT_BYTES);
 		ub->document_bytes = DOCUMENT_BYTES;
 		ub->record.good = true;
-		ub->record.counter = 7;
+		ub->record.numbers[UB_COUNTER] = 7;
 		check(ub_record_commit(ub) == 0);
 		whole = flash;
 	}

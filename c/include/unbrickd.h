@@ -202,7 +202,7 @@ struct unbrickd_event {
 /*
  * The table of functions. `app` is the caller's. Flash functions return 0 or a negative enum unbrickd_error; after
  * UNBRICKD_E_STOP the core calls none of them again and returns. `part` is 0 for the boot record, else a component's id;
- * offsets count from its start. `program` turns erased bytes into others, at most 256 at once and never twice;
+ * offsets count from its start. `program` turns erased bytes into others, program_bytes at most and never twice;
  * `erase` gets the start of an erase block and its size. They need not read back: the core does.
  */
 struct unbrickd_io {
@@ -239,6 +239,8 @@ struct unbrickd_config {
 	uint8_t target_count;
 	uint16_t max_message_bytes;	/* the longest the device takes, at least UNBRICKD_MIN_MESSAGE */
 	uint16_t ring_frames;		/* frames the network driver takes at once; 0: no matter */
+	uint32_t ahead_bytes;		/* what is taken while an erase block is written; 0: 16 KiB. Long paths need more */
+	uint32_t program_bytes;		/* what io->program takes at once, a power of two; 0: 256 */
 	uint8_t boot_limit;		/* failed boots before going back a generation; 3 is usual */
 	uint32_t wait_ms;		/* how long to look for a server if what is in flash may boot; 60000 is usual */
 };

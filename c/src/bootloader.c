@@ -16,7 +16,7 @@
 
 /* Where each piece of the memory begins, from the context on; sizes in bytes. */
 struct pieces {
-	uint32_t flights, erase_block, erase_block_bytes, states, damage, damage_bytes, document, document_bytes;
+	uint32_t flights, blocks, block_room, buffer, buffer_bytes, damage, damage_bytes, document, document_bytes;
 };
 
 /* Where a piece may begin, after the one that ends there. */
@@ -29,30 +29,30 @@ static uint32_t after(uint32_t end)
 static bool plan_memory(const struct unbrickd_config *config, struct pieces *p)
 {
 	uint32_t largest = ub_largest_erase_block(&config->record), blocks = 0, document = 64 + UB_DIGEST, i;
+	uint32_t capacity = ub_record_capacity(ub_half_bytes(&config->record));
 
-	if (!ub_count_erase_blocks(&config->record) || !ub_record_capacity(config) || !config->component_count ||
-	    config->component_count > UNBRICKD_MAX_COMPONENTS ||
+	if (!capacity || !config->component_count || config->component_count > UNBRICKD_MAX_COMPONENTS ||
 	    config->max_message_bytes < UNBRICKD_MIN_MESSAGE)
 		return false;
 	for (i = 0; i < config->component_count; i++) {
 		const struct unbrickd_component *c = &config->components[i];
 		uint32_t count = ub_count_erase_blocks(&c->geometry);
 
-		if (!count || !c->id || !ub_is_kind(c->kind) ||
-		    (i && c->id <= c[-1].id))
+		if (!count || !c->id || !ub_is_kind(c->kind) || (i && c->id <= c[-1].id))
 			return false;
 		blocks += count;
 		largest = ub_max(largest, ub_largest_erase_block(&c->geometry));
 		document += 100 + 8 * UNBRICKD_MAX_RUNS + 512 + count * UB_DIGEST * (c->sealed ? 2 : 1);
 	}
 	p->flights = after(sizeof(struct unbrickd));
-	p->erase_block = after(p->flights + ub_max_window(config) * (uint32_t)sizeof(struct ub_flight));
-	p->erase_block_bytes = largest;
-	p->states = after(p->erase_block + largest);
-	p->damage = after(p->states + ub_pieces(ub_max(largest, 4096), UB_SHORTEST_BLOCK));
+	p->blocks = after(p->flights + ub_max_window(config) * (uint32_t)sizeof(struct ub_flight));
+	p->buffer_bytes = ub_max(largest, UB_SLICE) + ub_ahead(config) + UB_PAGE;
+	p->block_room = p->buffer_bytes / UB_SHORTEST_BLOCK;
+	p->buffer = after(p->blocks + p->block_room * (uint32_t)sizeof(struct ub_block));
+	p->damage = after(p->buffer + p->buffer_bytes);
 	p->damage_bytes = ub_pieces(blocks, 8);
 	p->document = after(p->damage + p->damage_bytes);
-	p->document_bytes = ub_min(ub_min(document, MAX_DOCUMENT), ub_record_capacity(config));
+	p->document_bytes = ub_min(ub_min(document, MAX_DOCUMENT), capacity);
 	return true;
 }
 
@@ -83,10 +83,13 @@ int unbrickd_init(struct unbrickd **out, const struct unbrickd_config *config, v
 	memset(ub, 0, sizeof(*ub));
 	ub->config = config;
 	ub->io = config->io;
-	ub->receiver.flights = (struct ub_flight *)(void *)(base + p.flights);
-	ub->erase_block = base + p.erase_block;
-	ub->erase_block_bytes = p.erase_block_bytes;
-	ub->receiver.states = base + p.states;
+	ub->half_bytes = ub_half_bytes(&config->record);
+	ub->receiver.storage.ub = ub;
+	ub->receiver.storage.flights = (struct ub_flight *)(void *)(base + p.flights);
+	ub->receiver.storage.blocks = (struct ub_block *)(void *)(base + p.blocks);
+	ub->receiver.storage.block_room = p.block_room;
+	ub->receiver.storage.ring = ub->buffer = base + p.buffer;
+	ub->buffer_bytes = p.buffer_bytes;
 	ub->damage = base + p.damage;
 	memset(ub->damage, 0, p.damage_bytes);
 	ub->document = base + p.document;
@@ -116,14 +119,6 @@ static void wait_on(struct unbrickd *ub)
 {
 	if (ub->boot_anyway_us != UNBRICKD_NEVER)
 		ub->boot_anyway_us = ub->now_us + (uint64_t)ub->config->wait_ms * 1000;
-}
-
-struct unbrickd_event *ub_event(struct unbrickd *ub, enum unbrickd_event_kind kind, const struct unbrickd_peer *server)
-{
-	memset(&ub->event, 0, sizeof(ub->event));
-	ub->event.kind = kind;
-	ub->event.server = server;
-	return &ub->event;
 }
 
 void ub_tell(struct unbrickd *ub)
@@ -187,26 +182,6 @@ static void restore(struct unbrickd *ub)
 	show(ub, UNBRICKD_LIGHT_START_SERVER);
 }
 
-/* Compare the flash with the boot record, decide, tell. */
-static void look(struct unbrickd *ub, bool button, bool repaired)
-{
-	struct unbrickd_event *event;
-
-	ub_check_flash(ub);
-	ub_decide(ub, button);
-	event = ub_event(ub, UNBRICKD_CHECKED, NULL);
-	event->u.checked.reason = ub->decision.reason;
-	event->u.checked.refused = (enum unbrickd_error)ub->findings.refused;
-	event->u.checked.bootable = ub->findings.bootable;
-	event->u.checked.record_repaired = repaired;
-	event->u.checked.named = ub->decision.named;
-	event->u.checked.rejected_from = ub->decision.rejected_from;
-	event->u.checked.rejected_to = ub->decision.rejected_to;
-	event->u.checked.part_count = ub->generation.count;
-	event->u.checked.parts = ub->part;
-	ub_tell(ub);
-}
-
 static void check(struct unbrickd *ub, bool button)
 {
 	bool repaired;
@@ -214,7 +189,7 @@ static void check(struct unbrickd *ub, bool button)
 	show(ub, UNBRICKD_LIGHT_OFF);
 	/* Where it cannot be repaired, the other copy still counts. */
 	repaired = ub_record_repair(ub) > 0;
-	look(ub, button, repaired);
+	ub_check(ub, button, repaired);
 	if (ub->stopped)
 		return;
 	if (ub->decision.reason == UNBRICKD_SOUND)
@@ -265,7 +240,7 @@ static void boot_as_it_is(struct unbrickd *ub)
 
 int unbrickd_check(struct unbrickd *ub)
 {
-	look(ub, false, false);
+	ub_check(ub, false, false);
 	return ub->stopped ? UNBRICKD_E_STOP : UNBRICKD_OK;
 }
 

@@ -19,18 +19,9 @@ static bool takes(const struct unbrickd_component *component, const struct ub_ma
 	       ub_covers(&component->geometry, m);
 }
 
-uint32_t ub_content_bytes(const struct ub_manifest *m, struct ub_erase_block block)
+uint32_t ub_content_bytes(const struct ub_manifest *m, const struct ub_erase_block *block)
 {
-	return ub_min(block.size, m->length - block.offset);
-}
-
-void ub_digest(struct unbrickd *ub, const struct ub_manifest *m, uint32_t index, const uint8_t *octets, uint32_t length,
-	       uint8_t digest[UB_DIGEST])
-{
-	if (m->sealed)
-		ub_keyed_digest(ub, m->id, index, octets, length, digest);
-	else
-		ub_sha256(ub, octets, length, digest);
+	return ub_min(block->size, m->length - block->offset);
 }
 
 int ub_check_generation(struct unbrickd *ub, uint32_t rollback_floor)
@@ -48,51 +39,54 @@ int ub_check_generation(struct unbrickd *ub, uint32_t rollback_floor)
 	return error ? error : has_firmware ? UNBRICKD_OK : UNBRICKD_E_LAYOUT;
 }
 
-/* Where the bits of a component begin in the map of damage. */
-static uint32_t first_bit(const struct unbrickd *ub, const struct unbrickd_component *component)
+/* Which bit of the map of damage is that erase block's; the parts lie there one after the other. */
+static uint32_t bit_of(const struct unbrickd *ub, uint32_t part, uint32_t index)
 {
-	const struct unbrickd_component *before;
-	uint32_t bit = 0;
-
-	for (before = ub->config->components; before < component; before++)
-		bit += ub_count_erase_blocks(&before->geometry);
-	return bit;
+	while (part--)
+		index += ub->part[part].erase_blocks;
+	return index;
 }
 
 bool ub_differs(const struct unbrickd *ub, uint32_t part, uint32_t index)
 {
-	uint32_t bit = first_bit(ub, ub_find_component(ub, ub->part[part].id)) + index;
+	uint32_t bit = bit_of(ub, part, index);
 
 	return ub->damage[bit / 8] >> bit % 8 & 1;
 }
 
 /* Flash that cannot be read counts as damaged. */
-static bool holds(struct unbrickd *ub, const struct ub_manifest *m, struct ub_erase_block block)
+static bool holds(struct unbrickd *ub, const struct ub_manifest *m, const struct ub_erase_block *block)
 {
 	uint32_t length = ub_content_bytes(m, block);
 	uint8_t digest[UB_DIGEST];
+	struct ub_hmac mac;
 
-	if (ub_read(ub, m->id, block.offset, ub->erase_block, length))
+	if (ub_read(ub, m->id, block->offset, ub->buffer, length))
 		return false;
-	ub_digest(ub, m, block.index, ub->erase_block, length, digest);
-	return ub_same(digest, m->digests + block.index * UB_DIGEST, UB_DIGEST);
+	ub_digest_begin(ub, m, block->index, &mac);
+	ub->io->sha256_add(&mac.hash, ub->buffer, length);
+	ub_digest_end(ub, m, &mac, digest);
+	return ub_same(digest, m->digests + block->index * UB_DIGEST, UB_DIGEST);
 }
 
-static void compare_part(struct unbrickd *ub, const struct unbrickd_component *component, const struct ub_manifest *m,
-			 struct unbrickd_part *part)
+static void compare_part(struct unbrickd *ub, const struct unbrickd_component *component, uint32_t number)
 {
-	uint32_t i, first = first_bit(ub, component);
+	const struct ub_manifest *m = &ub->generation.manifest[number];
+	struct unbrickd_part *part = &ub->part[number];
+	uint32_t i;
 
+	part->erase_blocks = m->erase_blocks;
 	for (i = 0; i < m->erase_blocks; i++) {
-		struct ub_erase_block block = ub_find_erase_block(&component->geometry, i);
-		uint32_t bit = first + i;
+		uint32_t bit = bit_of(ub, number, i);
+		struct ub_erase_block block;
 
+		ub_find_erase_block(&component->geometry, i, &block);
 		ub->damage[bit / 8] &= (uint8_t) ~(1u << bit % 8);
-		if (holds(ub, m, block))
+		if (holds(ub, m, &block))
 			continue;
 		ub->damage[bit / 8] |= (uint8_t)(1u << bit % 8);
 		part->differing++;
-		part->bytes += ub_content_bytes(m, block);
+		part->bytes += ub_content_bytes(m, &block);
 	}
 }
 
@@ -110,10 +104,8 @@ void ub_compare(struct unbrickd *ub)
 		part->kind = m->kind;
 		part->name = m->name;
 		part->fits = takes(component, m);
-		if (part->fits) {
-			part->erase_blocks = m->erase_blocks;
-			compare_part(ub, component, m, part);
-		}
+		if (part->fits)
+			compare_part(ub, component, i);
 	}
 }
 
@@ -146,7 +138,7 @@ void ub_check_flash(struct unbrickd *ub)
 		return;
 	}
 	remember_recorded(ub);
-	f->refused = ub_check_generation(ub, ub->record.rollback_floor);
+	f->refused = ub_check_generation(ub, ub->record.numbers[UB_ROLLBACK_FLOOR]);
 	ub_compare(ub);
 	f->bootable = !f->refused;
 	for (i = 0; i < ub->generation.count; i++) {
@@ -185,8 +177,8 @@ void ub_named_again(struct unbrickd *ub)
 {
 	ub->decision.reason = UNBRICKD_DAMAGED;
 	ub->decision.named = ub->record.number;
-	ub->decision.rejected_from = ub->record.rejected_from;
-	ub->decision.rejected_to = ub->record.rejected_to;
+	ub->decision.rejected_from = ub->record.numbers[UB_REJECTED_FROM];
+	ub->decision.rejected_to = ub->record.numbers[UB_REJECTED_TO];
 }
 
 void ub_decide(struct unbrickd *ub, bool button)
@@ -197,8 +189,8 @@ void ub_decide(struct unbrickd *ub, bool button)
 	d->reason = UNBRICKD_RECORD_LOST;
 	if (!ub->record.loaded)
 		return;
-	d->rejected_from = ub->record.rejected_from;
-	d->rejected_to = ub->record.rejected_to;
+	d->rejected_from = ub->record.numbers[UB_REJECTED_FROM];
+	d->rejected_to = ub->record.numbers[UB_REJECTED_TO];
 	/* The first of these that holds gives the reason. */
 	if (button) {
 		d->reason = UNBRICKD_BUTTON;
@@ -214,4 +206,23 @@ void ub_decide(struct unbrickd *ub, bool button)
 		memset(d, 0, sizeof(*d));
 		d->reason = UNBRICKD_SOUND;
 	}
+}
+
+void ub_check(struct unbrickd *ub, bool button, bool repaired)
+{
+	struct unbrickd_event *event;
+
+	ub_check_flash(ub);
+	ub_decide(ub, button);
+	event = ub_event(ub, UNBRICKD_CHECKED, NULL);
+	event->u.checked.reason = ub->decision.reason;
+	event->u.checked.refused = (enum unbrickd_error)ub->findings.refused;
+	event->u.checked.bootable = ub->findings.bootable;
+	event->u.checked.record_repaired = repaired;
+	event->u.checked.named = ub->decision.named;
+	event->u.checked.rejected_from = ub->decision.rejected_from;
+	event->u.checked.rejected_to = ub->decision.rejected_to;
+	event->u.checked.part_count = ub->generation.count;
+	event->u.checked.parts = ub->part;
+	ub_tell(ub);
 }

@@ -31,100 +31,81 @@ void ub_discovery_restart(struct unbrickd *ub)
 	ub_repeater_start(&d->repeater, earliest_probe(ub), UB_FOR_EVER);
 }
 
-static struct ub_avoided *find_avoided(struct ub_discovery *d, const struct unbrickd_peer *peer)
+/* Whether that one is to be left alone for now; NULL: any. */
+static bool is_avoided(const struct unbrickd *ub, const struct unbrickd_peer *peer)
 {
-	uint32_t i;
+	const struct ub_avoided *entry = ub->discovery.avoided;
 
-	for (i = 0; i < d->avoided_count; i++) {
-		if (same_peer(&d->avoided[i].peer, peer))
-			return &d->avoided[i];
+	for (; entry < ub->discovery.avoided + UB_MAX_AVOIDED; entry++) {
+		if (entry->until_us > ub->now_us && (!peer || same_peer(&entry->peer, peer)))
+			return true;
 	}
-	return NULL;
+	return false;
 }
 
 void ub_discovery_avoid(struct unbrickd *ub, const struct unbrickd_peer *peer, uint32_t for_s)
 {
-	struct ub_discovery *d = &ub->discovery;
-	struct ub_avoided *entry = find_avoided(d, peer);
+	struct ub_avoided *avoided = ub->discovery.avoided, *entry = avoided;
 	uint32_t i;
 
-	if (!entry && d->avoided_count < UB_MAX_AVOIDED)
-		entry = &d->avoided[d->avoided_count++];
-	if (!entry) {
-		entry = d->avoided;
-		for (i = 1; i < UB_MAX_AVOIDED; i++) {
-			if (d->avoided[i].until_us < entry->until_us)
-				entry = &d->avoided[i];
-		}
+	/* Its own entry, or the one that is the first to be forgiven, or free. */
+	for (i = 0; i < UB_MAX_AVOIDED && !same_peer(&entry->peer, peer); i++) {
+		if (avoided[i].until_us < entry->until_us || same_peer(&avoided[i].peer, peer))
+			entry = &avoided[i];
 	}
 	entry->peer = *peer;
 	entry->until_us = ub->now_us + (uint64_t)ub_min(for_s, MAX_AVOID_S) * UB_SECOND;
 }
 
-static void forgive(struct unbrickd *ub)
-{
-	struct ub_discovery *d = &ub->discovery;
-	uint32_t i = 0;
-
-	while (i < d->avoided_count) {
-		if (d->avoided[i].until_us > ub->now_us)
-			i++;
-		else
-			d->avoided[i] = d->avoided[--d->avoided_count];
-	}
-}
-
 static void take_announce(struct unbrickd *ub, const struct unbrickd_peer *peer)
 {
 	struct ub_discovery *d = &ub->discovery;
+	struct unbrickd_peer *entry = d->announced;
 	uint64_t soon_us = earliest_probe(ub);
-	uint32_t i = 0;
 
-	while (i < d->announced_count && !same_peer(&d->announced[i], peer))
-		i++;
-	if (i == d->announced_count && soon_us < d->repeater.due_us)
-		d->repeater.due_us = soon_us;
+	while (entry < d->announced + d->announced_count && !same_peer(entry, peer))
+		entry++;
+	if (entry == d->announced + d->announced_count) {
+		d->repeater.due_us = soon_us < d->repeater.due_us ? soon_us : d->repeater.due_us;
+		if (d->announced_count < UB_MAX_ANNOUNCED)
+			d->announced_count++;
+		else
+			entry = d->announced;
+	}
 	/* The latest last: this one moves there, or the first makes room for it. */
-	if (i == UB_MAX_ANNOUNCED)
-		i = 0;
-	else if (i == d->announced_count)
-		d->announced_count++;
-	for (; i + 1 < d->announced_count; i++)
-		d->announced[i] = d->announced[i + 1];
-	d->announced[i] = *peer;
+	while (++entry < d->announced + d->announced_count)
+		entry[-1] = *entry;
+	entry[-1] = *peer;
 }
 
 static void take_probe_ack(struct unbrickd *ub, const struct unbrickd_peer *peer, const uint8_t *body)
 {
 	struct ub_discovery *d = &ub->discovery;
 	struct ub_server *server;
-	uint32_t i;
 
-	forgive(ub);
-	if (find_avoided(d, peer) || d->found_count == UB_MAX_FOUND)
+	if (is_avoided(ub, peer) || d->found_count == UB_MAX_FOUND)
 		return;
 	if (body[UB_PROBE_ACK_FLAGS] & UB_IS_BUSY) {
 		ub_discovery_avoid(ub, peer, ub_max(1, ub_u16(body + UB_PROBE_ACK_RETRY_S)));
 		return;
 	}
-	for (i = 0; i < d->found_count; i++) {
-		if (same_peer(&d->found[i].peer, peer) ||
-		    !memcmp(d->found[i].server_id, body + UB_PROBE_ACK_SERVER_ID, UB_SERVER_ID))
+	for (server = d->found; server < d->found + d->found_count; server++) {
+		if (same_peer(&server->peer, peer) ||
+		    !memcmp(server->server_id, body + UB_PROBE_ACK_SERVER_ID, UB_SERVER_ID))
 			return;
 	}
-	server = &d->found[d->found_count++];
+	if (!d->found_count++)
+		d->choose_us = ub->now_us + COLLECT_US;
 	server->peer = *peer;
 	memcpy(server->server_id, body + UB_PROBE_ACK_SERVER_ID, UB_SERVER_ID);
 	memcpy(server->cookie, body + UB_PROBE_ACK_COOKIE, UB_COOKIE);
 	server->holds_device = body[UB_PROBE_ACK_FLAGS] & UB_HOLDS_DEVICE;
 	server->max_message = ub_u16(body + UB_PROBE_ACK_MAX_MESSAGE);
-	if (d->found_count == 1)
-		d->choose_us = ub->now_us + COLLECT_US;
 	/*
 	 * One that holds this device is chosen at once. But where servers had to be avoided, the choice is made at random
 	 * among those that answer: one that answers first and never helps must not be chosen each time.
 	 */
-	if (server->holds_device && !d->avoided_count)
+	if (server->holds_device && !is_avoided(ub, NULL))
 		d->choose_us = ub->now_us;
 }
 
@@ -143,6 +124,7 @@ void ub_discovery_receive(struct unbrickd *ub, const struct unbrickd_peer *peer,
 static const struct ub_server *choose(struct unbrickd *ub)
 {
 	struct ub_discovery *d = &ub->discovery;
+	const struct ub_server *server;
 	uint32_t i, holding = 0, skip;
 	uint8_t random;
 
@@ -150,20 +132,28 @@ static const struct ub_server *choose(struct unbrickd *ub)
 		holding += d->found[i].holds_device;
 	ub->io->random(ub->config->app, &random, 1);
 	skip = random % (holding ? holding : d->found_count);
-	for (i = 0; i < d->found_count; i++) {
-		if (holding && !d->found[i].holds_device)
-			continue;
-		if (!skip--)
-			break;
+	for (server = d->found; (holding && !server->holds_device) || skip--; server++)
+		;
+	return server;
+}
+
+/* Whether Probes go there anyway. */
+static bool is_target(const struct unbrickd_config *config, const struct unbrickd_peer *peer)
+{
+	uint32_t i;
+
+	for (i = 0; i < config->target_count; i++) {
+		if (same_peer(&config->targets[i], peer))
+			return true;
 	}
-	return &d->found[i];
+	return false;
 }
 
 static void probe(struct unbrickd *ub)
 {
 	const struct unbrickd_config *config = ub->config;
 	struct ub_discovery *d = &ub->discovery;
-	uint32_t i, j;
+	uint32_t i;
 	uint8_t random;
 
 	ub->io->random(config->app, &random, 1);
@@ -173,18 +163,12 @@ static void probe(struct unbrickd *ub)
 	ub_begin(ub, UB_PROBE);
 	ub_add_octets(ub, ub->identity.device_id, UB_DEVICE_ID);
 	ub_add_octets(ub, d->nonce, UB_NONCE);
-	ub_add(ub, PURPOSE_RESTORE, 1);
-	ub_add(ub, UB_PROTOCOL_VERSION, 1);
-	ub_add(ub, UB_PROTOCOL_VERSION, 1);
-	ub_add(ub, 0, 1);
-	ub_add(ub, config->max_message_bytes, 2);
-	ub_add(ub, config->ring_frames, 2);
+	ub_add(ub, PURPOSE_RESTORE << 24 | UB_PROTOCOL_VERSION << 16 | UB_PROTOCOL_VERSION << 8);
+	ub_add(ub, (uint32_t)config->max_message_bytes << 16 | config->ring_frames);
 	for (i = 0; i < config->target_count; i++)
 		ub_send(ub, &config->targets[i]);
 	for (i = 0; i < d->announced_count; i++) {
-		for (j = 0; j < config->target_count && !same_peer(&config->targets[j], &d->announced[i]); j++)
-			;
-		if (j == config->target_count)
+		if (!is_target(config, &d->announced[i]))
 			ub_send(ub, &d->announced[i]);
 	}
 }

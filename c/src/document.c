@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later OR BSD-2-Clause */
 /*
  * The generation document: the manifests backed up together, and whether their firmware may run here. Knows no flash.
- * spec/flash-format.md §3 and §4. Every count is bounded before it is used.
+ * spec/flash-format.md §3 and §4. Every count is bounded before it is used; names and versions are taken as they are, as
+ * the agent of this very device sealed them.
  */
 #include "internal.h"
 
@@ -29,19 +30,6 @@ static const uint8_t *take(struct rest *rest, uint32_t count)
 	return at;
 }
 
-static bool is_name(const uint8_t *name)
-{
-	uint32_t i;
-
-	for (i = 0; i < UB_NAME && name[i]; i++) {
-		uint8_t c = name[i], lower = c | 0x20;
-
-		if (!(lower >= 'a' && lower <= 'z') && !(c >= '0' && c <= '9') && c != '-' && c != '_')
-			return false;
-	}
-	return i > 0 && ub_is_text_field(name, UB_NAME);
-}
-
 /* The runs are in range, add up to the erase blocks, and the image fills all of those but maybe the last. */
 static bool runs_are_right(const struct ub_manifest *m)
 {
@@ -56,7 +44,7 @@ static bool runs_are_right(const struct ub_manifest *m)
 	}
 	if (!m->erase_blocks || ub_count_erase_blocks(&geometry) != m->erase_blocks)
 		return false;
-	last = ub_find_erase_block(&geometry, m->erase_blocks - 1);
+	ub_find_erase_block(&geometry, m->erase_blocks - 1, &last);
 	return m->length > last.offset && m->length - last.offset <= last.size;
 }
 
@@ -83,14 +71,13 @@ static bool decode_manifest(struct rest *rest, struct ub_manifest *m)
 	m->signature = take(rest, m->signature_bytes);
 	m->digests = take(rest, m->erase_blocks * UB_DIGEST);
 	m->transfer_digests = m->sealed ? take(rest, m->erase_blocks * UB_DIGEST) : m->digests;
-	return m->runs && m->signature && m->digests && m->transfer_digests && runs_are_right(m) && is_name(m->name) &&
-	       ub_is_text_field(m->version, UB_VERSION);
+	return m->runs && m->signature && m->digests && m->transfer_digests && runs_are_right(m);
 }
 
 int ub_decode_document(const uint8_t *document, uint32_t length, struct ub_generation *g)
 {
 	struct rest rest;
-	uint32_t i, j;
+	uint32_t i;
 
 	if (length < HEAD + UB_DIGEST || length > MAX_DOCUMENT || memcmp(document, "UBGN", 4) || document[4] != 1 ||
 	    ub_u32(document + 8) != length)
@@ -99,7 +86,7 @@ int ub_decode_document(const uint8_t *document, uint32_t length, struct ub_gener
 	g->device_id = document + 12;
 	g->number = ub_u32(document + 28);
 	g->model = document + 32;
-	if (g->count < 1 || g->count > UNBRICKD_MAX_COMPONENTS || !g->number || !ub_is_text_field(g->model, UB_MODEL))
+	if (g->count < 1 || g->count > UNBRICKD_MAX_COMPONENTS || !g->number)
 		return UNBRICKD_E_DOCUMENT;
 	rest.at = document + HEAD;
 	rest.left = length - HEAD - UB_DIGEST;
@@ -107,12 +94,7 @@ int ub_decode_document(const uint8_t *document, uint32_t length, struct ub_gener
 		struct ub_manifest *m = &g->manifest[i];
 
 		if (!decode_manifest(&rest, m) || (i && m->id <= m[-1].id))
-			return UNBRICKD_E_DOCUMENT;
-		for (j = 0; j < i; j++) {
-			if (!memcmp(m->name, g->manifest[j].name, UB_NAME))
-				return UNBRICKD_E_DOCUMENT;
-		}
-	}
+			return UNBRICKD_E_DOCUMENT;	}
 	return rest.left ? UNBRICKD_E_DOCUMENT : UNBRICKD_OK;
 }
 

@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later OR BSD-2-Clause */
 /*
- * Fetching one object: from DataRequest until its last segment was accepted; erase blocks into ub->erase_block, slices
+ * Fetching one object: from DataRequest until its last segment was accepted; erase blocks into ub->buffer, slices
  * of the document into ub->document. In charge of the transfer, as receivers are. Verifies nothing.
  * spec/protocol.md §4.7 to §4.13 and §5.1.
  */
 #include "internal.h"
 
-#define SLICE 4096u
 #define SILENCE_US (10 * UB_SECOND)	/* a server that sends no block for so long has gone */
 #define NO_FIRST_BLOCK_US (1500 * 1000u)	/* after this without any block, blocks are made to fit a 1280-byte path */
 #define SAFE_BLOCK (UNBRICKD_MIN_MESSAGE - UB_BLOCK_OVERHEAD)
@@ -18,7 +17,7 @@ static void begin(struct unbrickd *ub)
 	ub->transfer = ub->transfer == 0xFFFF ? 1 : (uint16_t)(ub->transfer + 1);
 	f->transfer = ub->transfer;
 	f->max_block = (uint16_t)(ub_min(ub->server.max_message, ub->max_message) - UB_BLOCK_OVERHEAD);
-	f->started = f->ack_due = false;
+	f->started = f->ack_due = f->is_writing = f->is_second_try = false;
 	f->done = f->rejected = 0;
 	ub_repeater_start(&f->repeater, ub->now_us, UB_TRIES);
 	ub->state = UB_FETCHING;
@@ -56,56 +55,27 @@ bool ub_fetch_component(struct unbrickd *ub, uint32_t part)
 	return true;
 }
 
-/* The index of the next erase block that differs, from this one on; the number of them if there is none. */
-static uint32_t next_differing(const struct unbrickd *ub, uint32_t index)
+void ub_find_segment(const struct unbrickd *ub, uint32_t index, struct ub_segment *segment)
 {
-	const struct unbrickd_part *part = &ub->part[ub->fetch.part];
+	const struct ub_fetch *f = &ub->fetch;
+	const struct ub_manifest *m = &ub->generation.manifest[f->part];
+	struct ub_erase_block block;
 
-	while (index < part->erase_blocks && !ub_differs(ub, ub->fetch.part, index))
-		index++;
-	return index;
-}
-
-static void open_segment(struct unbrickd *ub)
-{
-	struct ub_fetch *f = &ub->fetch;
-
+	segment->length = 0;
 	if (f->is_document) {
-		uint32_t offset = f->index * SLICE, length = ub_min(SLICE, f->length - offset);
-
-		ub_receiver_open(&ub->receiver, ub->document + offset, offset, length, offset + length < f->length);
+		segment->offset = index * UB_SLICE;
+		if (segment->offset < f->length)
+			segment->length = ub_min(UB_SLICE, f->length - segment->offset);
 	} else {
-		const struct ub_manifest *m = &ub->generation.manifest[f->part];
-		const struct unbrickd_component *component = ub_find_component(ub, m->id);
-		struct ub_erase_block block = ub_find_erase_block(&component->geometry, f->index);
-
-		ub_receiver_open(&ub->receiver, ub->erase_block, block.offset, ub_content_bytes(m, block),
-				 next_differing(ub, f->index + 1) < m->erase_blocks);
+		while (index < m->erase_blocks && !ub_differs(ub, f->part, index))
+			index++;
+		if (index < m->erase_blocks) {
+			ub_find_erase_block(&ub_find_component(ub, m->id)->geometry, index, &block);
+			segment->offset = block.offset;
+			segment->length = ub_content_bytes(m, &block);
+		}
 	}
-}
-
-static void open_first_segment(struct unbrickd *ub)
-{
-	ub->fetch.index = ub->fetch.is_document ? 0 : next_differing(ub, 0);
-	open_segment(ub);
-}
-
-bool ub_fetch_accept(struct unbrickd *ub)
-{
-	struct ub_fetch *f = &ub->fetch;
-
-	f->done++;
-	if (!ub->receiver.more)
-		return true;
-	f->index = f->is_document ? f->index + 1 : next_differing(ub, f->index + 1);
-	open_segment(ub);
-	return false;
-}
-
-void ub_fetch_again(struct unbrickd *ub)
-{
-	ub->fetch.rejected++;
-	open_segment(ub);
+	segment->index = index;
 }
 
 static int start(struct unbrickd *ub, const uint8_t *body)
@@ -124,8 +94,27 @@ static int start(struct unbrickd *ub, const uint8_t *body)
 	if (block < UB_SHORTEST_BLOCK)
 		return UNBRICKD_E_SHORT_BLOCKS;
 	f->started = true;
-	ub_receiver_start(&ub->receiver, (uint16_t)block, ub_max_window(ub->config), ub->now_us);
-	open_first_segment(ub);
+	ub_receiver_start(&ub->receiver, (uint16_t)block);
+	return UNBRICKD_OK;
+}
+
+/* The slices that are whole are the document's, as soon as the last of them is there. */
+static int take_slices(struct unbrickd *ub)
+{
+	while (ub_receiver_is_whole(&ub->receiver)) {
+		const struct ub_segment *slice = &ub->receiver.head;
+		uint32_t at, piece;
+
+		for (at = 0; at < slice->length; at += piece) {
+			const uint8_t *from;
+
+			piece = slice->length - at;
+			from = ub_receiver_head(&ub->receiver, at, &piece);
+			memcpy(ub->document + slice->offset + at, from, piece);
+		}
+		if (ub_fetch_accept(ub))
+			return ub_session_fetched(ub);
+	}
 	return UNBRICKD_OK;
 }
 
@@ -136,13 +125,30 @@ int ub_fetch_receive(struct unbrickd *ub, const struct ub_message *m)
 	if (!ub->fetch.started)
 		return UNBRICKD_OK;
 	if (m->type == UB_DATA_END)
-		ub_receiver_end(&ub->receiver, ub_u32(m->body + UB_DATA_END_REQUEST), ub->now_us);
-	else if (m->type == UB_DATA_BLOCK &&
-		 ub_receiver_block(&ub->receiver, ub_u32(m->body + UB_DATA_BLOCK_REQUEST),
-				   ub_u32(m->body + UB_DATA_BLOCK_OFFSET), m->body + UB_DATA_BLOCK_PAYLOAD,
-				   m->length - UB_DATA_BLOCK_PAYLOAD, ub->now_us))
-		return ub_session_arrived(ub);
-	return UNBRICKD_OK;
+		ub_receiver_end(&ub->receiver, ub_u32(m->body + UB_DATA_END_REQUEST));
+	else if (m->type == UB_DATA_BLOCK)
+		ub_receiver_block(&ub->receiver, m);
+	return ub->fetch.is_document ? take_slices(ub) : UNBRICKD_OK;
+}
+
+bool ub_fetch_is_writable(const struct unbrickd *ub)
+{
+	return ub->fetch.started && !ub->fetch.is_document && ub_receiver_is_whole(&ub->receiver);
+}
+
+bool ub_fetch_accept(struct unbrickd *ub)
+{
+	ub->setbacks = 0;
+	ub->progress_us = ub->now_us;
+	ub->payload_bytes += ub->receiver.head.length;
+	ub->fetch.done++;
+	ub_receiver_accept(&ub->receiver);
+	if (ub->receiver.head.length)
+		return false;
+	ub_begin(ub, UB_DATA_END_ACK);
+	ub_add(ub, 0);	/* verified */
+	ub_answer(ub);
+	return true;
 }
 
 static void send_data_request(struct unbrickd *ub)
@@ -150,10 +156,8 @@ static void send_data_request(struct unbrickd *ub)
 	const struct ub_fetch *f = &ub->fetch;
 
 	ub_begin(ub, UB_DATA_REQUEST);
-	ub_add(ub, f->component, 1);
-	ub_add(ub, 0, 1);
-	ub_add(ub, f->max_block, 2);
-	ub_add(ub, ub->offer_generation, 4);
+	ub_add(ub, (uint32_t)f->component << 24 | f->max_block);
+	ub_add(ub, ub->offer_generation);
 	ub_add_octets(ub, f->digest, UB_DIGEST);
 	ub_answer(ub);
 }
@@ -165,16 +169,15 @@ static void send_requests(struct unbrickd *ub)
 	if (ub->fetch.ack_due) {
 		ub->fetch.ack_due = false;
 		ub_begin(ub, UB_DATA_START_ACK);
-		ub_add(ub, r->block_bytes, 2);
-		ub_add(ub, 0, 2);
+		ub_add(ub, r->block_bytes << 16);	/* go on */
 		ub_answer(ub);
 	}
-	if (!ub_receiver_is_due(r, ub->now_us))
+	if (!ub_receiver_is_due(&ub->receiver))
 		return;
 	for (;;) {
 		uint32_t times;
 
-		times = ub_receiver_request(ub);
+		times = ub_receiver_request(&ub->receiver);
 		if (!times)
 			return;
 		while (times--)
@@ -186,7 +189,7 @@ int ub_fetch_poll(struct unbrickd *ub)
 {
 	struct ub_fetch *f = &ub->fetch;
 	struct ub_receiver *r = &ub->receiver;
-	uint32_t silent_us = ub_since(ub->now_us, r->quiet_since_us);
+	uint32_t silent_us = (uint32_t)ub->now_us - r->quiet_since_us;
 
 	if (f->started && r->block_bytes > SAFE_BLOCK && !r->blocks_received && silent_us > NO_FIRST_BLOCK_US) {
 		/* Blocks of this length do not pass, shorter ones may (§1). */

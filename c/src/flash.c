@@ -5,7 +5,7 @@
  */
 #include "internal.h"
 
-#define PAGE 256	/* program page of serial NOR flash (W25Q128JV datasheet §8.2.13) */
+#define PAGE UB_PAGE	/* program page of serial NOR flash (W25Q128JV datasheet §8.2.13) */
 #define MAX_TRIES 2	/* a second try helps against a disturbed erase; what fails twice is worn out */
 #define MAX_ERASE_BLOCKS 65536u
 
@@ -37,21 +37,21 @@ uint32_t ub_largest_erase_block(const struct unbrickd_geometry *g)
 	return largest;
 }
 
-struct ub_erase_block ub_find_erase_block(const struct unbrickd_geometry *g, uint32_t index)
+void ub_find_erase_block(const struct unbrickd_geometry *g, uint32_t index, struct ub_erase_block *block)
 {
-	struct ub_erase_block block = { index, 0, 0 };
 	uint32_t i;
 
+	block->index = index;
+	block->offset = block->size = 0;
 	for (i = 0; i < g->run_count; i++) {
 		uint32_t within = ub_min(index, g->run[i].count);
 
-		block.size = g->run[i].size_bytes;
-		block.offset += within * block.size;
+		block->size = g->run[i].size_bytes;
+		block->offset += within * block->size;
 		index -= within;
 		if (within < g->run[i].count)
 			break;
 	}
-	return block;
 }
 
 bool ub_covers(const struct unbrickd_geometry *g, const struct ub_manifest *m)
@@ -83,91 +83,84 @@ int ub_read(struct unbrickd *ub, uint8_t part, uint32_t offset, uint8_t *to, uin
 	return ub->stopped ? UNBRICKD_E_STOP : result(ub, ub->io->read(ub->config->app, part, offset, to, length));
 }
 
-int ub_program(struct unbrickd *ub, uint8_t part, uint32_t offset, const uint8_t *from, uint32_t length)
-{
-	return ub->stopped ? UNBRICKD_E_STOP : result(ub, ub->io->program(ub->config->app, part, offset, from, length));
-}
-
 static int erase(struct unbrickd *ub, uint8_t part, uint32_t offset, uint32_t length)
 {
 	return ub->stopped ? UNBRICKD_E_STOP : result(ub, ub->io->erase(ub->config->app, part, offset, length));
 }
 
-/* What byte `at` of the erase block is to be. */
-static uint8_t wanted(const uint8_t *octets, uint32_t length, uint32_t at)
+int ub_program_pages(struct unbrickd *ub, uint8_t part, uint32_t offset, const uint8_t *from, uint32_t length)
 {
-	return at < length ? octets[at] : 0xFF;
+	uint32_t most = ub->config->program_bytes ? ub->config->program_bytes : PAGE;
+	int error = UNBRICKD_OK;
+
+	while (length && !error) {
+		uint32_t size = ub_min(length, most - offset % most), i = 0;
+
+		while (i < size && from[i] == 0xFF)
+			i++;
+		if (i < size && ub->stopped)
+			error = UNBRICKD_E_STOP;
+		else if (i < size)
+			error = result(ub, ub->io->program(ub->config->app, part, offset, from, size));
+		offset += size;
+		from += size;
+		length -= size;
+	}
+	return error;
 }
 
-struct state {
-	bool right, blank;
-};
+enum state { NEITHER, BLANK, RIGHT };
 
-/* What cannot be read is neither: erasing may mend it. */
-static struct state look(struct unbrickd *ub, uint8_t part, struct ub_erase_block block, const uint8_t *octets,
-			 uint32_t length)
+/* How the erase block compares with what it is to hold. What cannot be read is neither: erasing may mend it. */
+static enum state look(struct unbrickd *ub, uint8_t part, const struct ub_erase_block *block, const uint8_t *octets)
 {
-	struct state is = { true, true };
+	bool right = true, blank = true;
 	uint8_t page[PAGE];
 	uint32_t at, i;
 
-	for (at = 0; at < block.size && (is.right || is.blank); at += PAGE) {
-		uint32_t size = ub_min(PAGE, block.size - at);
+	for (at = 0; at < block->size; at += PAGE) {
+		uint32_t size = ub_min(PAGE, block->size - at);
 
-		if (ub_read(ub, part, block.offset + at, page, size))
-			is.right = is.blank = false;
-		for (i = 0; i < size && (is.right || is.blank); i++) {
-			is.right = is.right && page[i] == wanted(octets, length, at + i);
-			is.blank = is.blank && page[i] == 0xFF;
+		if (ub_read(ub, part, block->offset + at, page, size))
+			return NEITHER;
+		for (i = 0; i < size; i++) {
+			right = right && page[i] == (octets ? octets[at + i] : 0xFF);
+			blank = blank && page[i] == 0xFF;
 		}
 	}
-	return is;
+	return right ? RIGHT : blank ? BLANK : NEITHER;
 }
 
 /* From the last page to the first, so that what begins with a magic is not there before all of it is. */
-static int program_pages(struct unbrickd *ub, uint8_t part, struct ub_erase_block block, const uint8_t *octets,
-			 uint32_t length)
+static int program_descending(struct unbrickd *ub, uint8_t part, const struct ub_erase_block *block,
+			      const uint8_t *octets)
 {
-	uint32_t page = ub_pieces(length, PAGE);
+	uint32_t page = ub_pieces(block->size, PAGE);
+	int error = UNBRICKD_OK;
 
-	while (page--) {
-		uint32_t at = page * PAGE, i, size = ub_min(PAGE, block.size - at);
-		uint8_t padded[PAGE];
-		bool blank = true;
-		int error;
+	while (page-- && !error) {
+		uint32_t at = page * PAGE;
 
-		for (i = 0; i < size; i++) {
-			padded[i] = wanted(octets, length, at + i);
-			blank = blank && padded[i] == 0xFF;
-		}
-		if (blank)
-			continue;
-		error = ub_program(ub, part, block.offset + at, padded, size);
-		if (error)
-			return error;
+		error = ub_program_pages(ub, part, block->offset + at, octets + at, ub_min(PAGE, block->size - at));
 	}
-	return UNBRICKD_OK;
+	return error;
 }
 
-int ub_write_erase_block(struct unbrickd *ub, uint8_t part, struct ub_erase_block block, const uint8_t *octets,
-			 uint32_t length)
+int ub_write_erase_block(struct unbrickd *ub, uint8_t part, const struct ub_erase_block *block, const uint8_t *octets)
 {
-	struct state is = look(ub, part, block, octets, length);
+	enum state is = look(ub, part, block, octets);
+	int error = UNBRICKD_OK;
 	uint32_t tries;
 
-	for (tries = 0; tries < MAX_TRIES && !is.right; tries++) {
-		int error = UNBRICKD_OK;
-
-		if (!is.blank) {
-			error = erase(ub, part, block.offset, block.size);
-			is = look(ub, part, block, octets, length);
+	for (tries = 0; tries < MAX_TRIES && is != RIGHT && !error; tries++) {
+		if (is == NEITHER) {
+			error = erase(ub, part, block->offset, block->size);
+			is = look(ub, part, block, octets);
 		}
-		if (!error && is.blank) {
-			error = program_pages(ub, part, block, octets, length);
-			is = look(ub, part, block, octets, length);
+		if (is == BLANK && !error) {
+			error = program_descending(ub, part, block, octets);
+			is = look(ub, part, block, octets);
 		}
-		if (error)
-			return error;
 	}
-	return is.right ? UNBRICKD_OK : UNBRICKD_E_VERIFY;
+	return error ? error : is == RIGHT ? UNBRICKD_OK : UNBRICKD_E_VERIFY;
 }

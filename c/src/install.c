@@ -6,6 +6,8 @@
  */
 #include "internal.h"
 
+#define STEP 4096u	/* what is written in one step, while the network waits: a few ms of NOR flash */
+
 static enum unbrickd_choice choose(struct unbrickd *ub, const struct ub_manifest *m, const struct unbrickd_part *part)
 {
 	uint8_t digest[UB_DIGEST];
@@ -31,7 +33,7 @@ static enum unbrickd_choice choose(struct unbrickd *ub, const struct ub_manifest
 int ub_install_begin(struct unbrickd *ub)
 {
 	struct unbrickd_event *event;
-	int error = ub_check_generation(ub, ub->record.rollback_floor);
+	int error = ub_check_generation(ub, ub->record.numbers[UB_ROLLBACK_FLOOR]);
 	uint32_t i;
 
 	if (error)
@@ -48,19 +50,100 @@ int ub_install_begin(struct unbrickd *ub)
 	return UNBRICKD_OK;
 }
 
-int ub_install_erase_block(struct unbrickd *ub, uint32_t part, uint32_t index, uint32_t length)
+/* Of AES-CTR, by so many blocks of the cipher. */
+static void advance(uint8_t counter[16], uint32_t by)
 {
-	const struct ub_manifest *m = &ub->generation.manifest[part];
-	const struct unbrickd_component *component = ub_find_component(ub, m->id);
-	const uint8_t *wanted = m->digests + index * UB_DIGEST;
-	uint8_t digest[UB_DIGEST];
+	uint32_t i;
 
-	if (m->sealed)
-		ub->io->aes256_ctr(ub->keys.enc, wanted, ub->erase_block, length);
-	ub_digest(ub, m, index, ub->erase_block, length, digest);
-	if (!ub_same(digest, wanted, UB_DIGEST))
+	for (i = 16; i-- && by; by >>= 8) {
+		by += counter[i];
+		counter[i] = (uint8_t)by;
+	}
+}
+
+/* The erase block at the head, deciphered in place, is what the manifest says. */
+static bool verify_head(struct unbrickd *ub, const struct ub_manifest *m)
+{
+	const uint8_t *wanted = m->digests + ub->receiver.head.index * UB_DIGEST;
+	uint32_t at, piece, length = ub->receiver.head.length;
+	uint8_t digest[UB_DIGEST], counter[16];
+	struct ub_hmac mac;
+
+	memcpy(counter, wanted, sizeof(counter));
+	ub_digest_begin(ub, m, ub->receiver.head.index, &mac);
+	for (at = 0; at < length; at += piece) {
+		uint8_t *octets;
+
+		piece = length - at;
+		octets = ub_receiver_head(&ub->receiver, at, &piece);
+		if (m->sealed) {
+			ub->io->aes256_ctr(ub->keys.enc, counter, octets, piece);
+			advance(counter, piece / 16);
+		}
+		ub->io->sha256_add(&mac.hash, octets, piece);
+	}
+	ub_digest_end(ub, m, &mac, digest);
+	return ub_same(digest, wanted, UB_DIGEST);
+}
+
+/* Verify it; make room for it in flash. */
+static int begin_writing(struct unbrickd *ub, const struct ub_manifest *m, const struct ub_erase_block *block)
+{
+	if (!verify_head(ub, m))
 		return UNBRICKD_E_DIGEST;
-	return ub_write_erase_block(ub, m->id, ub_find_erase_block(&component->geometry, index), ub->erase_block, length);
+	ub->flash_changed = true;
+	ub->fetch.is_writing = true;
+	ub->fetch.written = 0;
+	return ub_write_erase_block(ub, m->id, block, NULL);
+}
+
+/* Program a piece of it, and read that back, over what it was. Ascending: what of an erase block is written makes room in the ring. */
+static int write_piece(struct unbrickd *ub, const struct ub_manifest *m, const struct ub_erase_block *block)
+{
+	struct ub_fetch *f = &ub->fetch;
+	uint32_t length = ub_min(STEP, ub->receiver.head.length - f->written);
+	uint8_t *octets = ub_receiver_head(&ub->receiver, f->written, &length);
+	uint32_t crc;
+	int error;
+
+	/* The image ends within a page: fill that. Behind the last of a stream there is room. */
+	if (f->written + length == ub->receiver.head.length) {
+		uint32_t fill = ub_min(ub_pieces(length, UB_PAGE) * UB_PAGE, block->size - f->written) - length;
+
+		memset(octets + length, 0xFF, fill);
+		length += fill;
+	}
+	crc = ub->io->crc32(0, octets, length);
+	error = ub_program_pages(ub, m->id, block->offset + f->written, octets, length);
+	if (!error)
+		error = ub_read(ub, m->id, block->offset + f->written, octets, length);
+	if (error)
+		return error;
+	if (ub->io->crc32(0, octets, length) != crc) {
+		if (f->is_second_try)
+			return UNBRICKD_E_VERIFY;
+		f->is_second_try = true;
+		f->is_writing = false;
+		ub_receiver_reject(&ub->receiver);
+		return UNBRICKD_OK;
+	}
+	f->written += length;
+	ub->receiver.released += length;
+	return UNBRICKD_OK;
+}
+
+int ub_install_step(struct unbrickd *ub)
+{
+	const struct ub_manifest *m = &ub->generation.manifest[ub->fetch.part];
+	struct ub_erase_block block;
+
+	ub_find_erase_block(&ub_find_component(ub, m->id)->geometry, ub->receiver.head.index, &block);
+	return ub->fetch.is_writing ? write_piece(ub, m, &block) : begin_writing(ub, m, &block);
+}
+
+bool ub_install_is_written(const struct unbrickd *ub)
+{
+	return ub->fetch.is_writing && ub->fetch.written >= ub->receiver.head.length;
 }
 
 int ub_install_finish(struct unbrickd *ub)
@@ -73,12 +156,12 @@ int ub_install_finish(struct unbrickd *ub)
 	if (ub->decision.reason == UNBRICKD_DAMAGED && ub->holds_record)
 		return UNBRICKD_OK;
 	next->good = true;
-	next->counter = ub_max(next->counter, g->number);
+	next->numbers[UB_COUNTER] = ub_max(next->numbers[UB_COUNTER], g->number);
 	for (i = 0; i < g->count; i++) {
 		if (g->manifest[i].kind == UNBRICKD_FIRMWARE)
-			next->rollback_floor = ub_max(next->rollback_floor, g->manifest[i].rollback_index);
+			next->numbers[UB_ROLLBACK_FLOOR] = ub_max(next->numbers[UB_ROLLBACK_FLOOR], g->manifest[i].rollback_index);
 	}
-	next->rejected_from = ub->decision.rejected_from;
-	next->rejected_to = ub->decision.rejected_to;
+	next->numbers[UB_REJECTED_FROM] = ub->decision.rejected_from;
+	next->numbers[UB_REJECTED_TO] = ub->decision.rejected_to;
 	return ub_record_commit(ub);
 }

@@ -15,6 +15,9 @@
 #define UB_RECORD_PART 0	/* of the flash, and in transfers the generation document */
 #define UB_MAX_WINDOW 256	/* blocks outstanding, unless the device's ring takes fewer */
 #define UB_SHORTEST_BLOCK 512	/* what is known of each block costs memory */
+#define UB_PAGE 256u	/* what flash programs at once, and where images are filled up to */
+#define UB_SLICE 4096u	/* the document comes in these */
+#define UB_AHEAD 16384u	/* of the stream, behind the segment that is used up */
 #define UB_SECOND 1000000u	/* all times are in microseconds */
 
 /* Loads and stores, byte by byte: nothing is laid over a packet. */
@@ -34,9 +37,12 @@ static inline uint32_t ub_max(uint32_t a, uint32_t b)
 }
 
 /* a / b, rounded up; of sizes that add up without overflow. */
-static inline uint32_t ub_pieces(uint32_t a, uint32_t b)
+uint32_t ub_pieces(uint32_t a, uint32_t b);
+
+/* Whole blocks of AES, so that a ring ends between two of them. */
+static inline uint32_t ub_ahead(const struct unbrickd_config *config)
 {
-	return a / b + (a % b != 0);
+	return (config->ahead_bytes ? config->ahead_bytes : UB_AHEAD) & ~15u;
 }
 
 /* How many blocks may be outstanding at most. */
@@ -54,8 +60,6 @@ static inline bool ub_is_kind(uint8_t kind)
 }
 
 bool ub_is_utf8(const uint8_t *octets, uint32_t length);
-/* UTF-8 padded with zeros, nothing after the first of them. */
-bool ub_is_text_field(const uint8_t *field, uint32_t size);
 /* The same in every bit, in a time that does not tell where they differ. */
 bool ub_same(const uint8_t *a, const uint8_t *b, uint32_t length);
 
@@ -143,7 +147,7 @@ struct ub_writer {
 
 /* Begin it in ub->writer, with the session and the transfer of now. */
 void ub_begin(struct unbrickd *ub, enum ub_type type);
-void ub_add(struct unbrickd *ub, uint32_t value, uint32_t size);
+void ub_add(struct unbrickd *ub, uint32_t value);
 void ub_add_octets(struct unbrickd *ub, const uint8_t *from, uint32_t length);
 /* Sets length and CRC, any number of times. */
 void ub_end(struct unbrickd *ub);
@@ -175,8 +179,6 @@ int ub_decode_identity(struct unbrickd *ub, const uint8_t *octets, uint32_t leng
 /* ub->keys from ub->identity. */
 void ub_derive_keys(struct unbrickd *ub);
 void ub_good_seal(struct unbrickd *ub, uint32_t number, const uint8_t *document_digest, uint8_t seal[UB_DIGEST]);
-void ub_keyed_digest(struct unbrickd *ub, uint8_t component, uint32_t index, const uint8_t *plaintext, uint32_t length,
-		     uint8_t digest[UB_DIGEST]);
 
 /* --- document.c: the generation document, spec/flash-format.md §3 and §4 --- */
 
@@ -199,6 +201,10 @@ struct ub_generation {
 int ub_decode_document(const uint8_t *document, uint32_t length, struct ub_generation *generation);
 /* ub->generation from ub->document, of this device only: UNBRICKD_E_MAC, too. */
 int ub_open_document(struct unbrickd *ub);
+/* The digest that the manifest has of such an erase block: begin, add to mac->hash, end. */
+void ub_digest_begin(struct unbrickd *ub, const struct ub_manifest *manifest, uint32_t index, struct ub_hmac *mac);
+void ub_digest_end(struct unbrickd *ub, const struct ub_manifest *manifest, struct ub_hmac *mac,
+		   uint8_t digest[UB_DIGEST]);
 void ub_image_digest(struct unbrickd *ub, const struct ub_manifest *manifest, uint8_t digest[UB_DIGEST]);
 /* Whether the firmware of ub->generation may run here: UNBRICKD_E_ROLLBACK, _SIGNATURE. */
 int ub_check_authority(struct unbrickd *ub, uint32_t rollback_floor);
@@ -212,15 +218,15 @@ struct ub_erase_block {
 /* 0 if the geometry is out of range (flash-format.md §1). */
 uint32_t ub_count_erase_blocks(const struct unbrickd_geometry *geometry);
 uint32_t ub_largest_erase_block(const struct unbrickd_geometry *geometry);
-struct ub_erase_block ub_find_erase_block(const struct unbrickd_geometry *geometry, uint32_t index);
+void ub_find_erase_block(const struct unbrickd_geometry *geometry, uint32_t index, struct ub_erase_block *block);
 /* Whether the manifest divides its image as this flash is divided. */
 bool ub_covers(const struct unbrickd_geometry *geometry, const struct ub_manifest *manifest);
 
 int ub_read(struct unbrickd *ub, uint8_t part, uint32_t offset, uint8_t *to, uint32_t length);
-int ub_program(struct unbrickd *ub, uint8_t part, uint32_t offset, const uint8_t *from, uint32_t length);
-/* Make the erase block hold `octets`, then 0xFF; read back. A power cut leaves this erase block undefined. */
-int ub_write_erase_block(struct unbrickd *ub, uint8_t part, struct ub_erase_block block, const uint8_t *octets,
-			 uint32_t length);
+/* Program what is erased, ascending; pages that are to stay blank are passed over. */
+int ub_program_pages(struct unbrickd *ub, uint8_t part, uint32_t offset, const uint8_t *from, uint32_t length);
+/* Make the erase block hold `octets`, all of it, or nothing if NULL; read back. A power cut leaves it undefined. */
+int ub_write_erase_block(struct unbrickd *ub, uint8_t part, const struct ub_erase_block *block, const uint8_t *octets);
 
 /* --- journal.c and record.c: spec/flash-format.md §7 --- */
 
@@ -241,18 +247,25 @@ void ub_encode_slot(struct unbrickd *ub, enum ub_entry entry, uint32_t sequence,
 void ub_count_slot(struct unbrickd *ub, struct ub_journal *journal, const uint8_t slot[UB_SLOT],
 		   uint32_t sequence);
 
+/* The numbers of a record, in their order there. */
+enum ub_number {
+	UB_SEQUENCE, UB_COUNTER, UB_ROLLBACK_FLOOR, UB_REJECTED_FROM, UB_REJECTED_TO, UB_DOCUMENT_BYTES, UB_NUMBERS,
+};
+
 struct ub_record {
 	bool loaded;
 	bool good;		/* the flag; the journal may add to it */
 	bool is_good;		/* by flag or journal */
-	uint32_t sequence, counter, rollback_floor, rejected_from, rejected_to;
-	uint32_t document_bytes;
+	uint32_t numbers[UB_NUMBERS];
 	uint32_t failed_boots;
 	uint32_t number;
 	uint8_t digest[UB_DIGEST];	/* of the document */
 };
 
-uint32_t ub_record_capacity(const struct unbrickd_config *config);
+/* Of the record's two halves, copy A and B, in whole erase blocks; 0 if it is not two equal ones. */
+uint32_t ub_half_bytes(const struct unbrickd_geometry *record);
+/* The longest document that a record of such halves takes. */
+uint32_t ub_record_capacity(uint32_t half_bytes);
 /* The record that counts, its document into ub->document, decoded. False if there is none. */
 bool ub_record_load(struct unbrickd *ub);
 /* The document of the record that was loaded, into ub->document again if another took its place. */
@@ -286,6 +299,8 @@ struct ub_findings {
 int ub_check_generation(struct unbrickd *ub, uint32_t rollback_floor);
 void ub_check_flash(struct unbrickd *ub);
 void ub_decide(struct unbrickd *ub, bool button);
+/* Compare the flash with the boot record, decide, tell. */
+void ub_check(struct unbrickd *ub, bool button, bool repaired);
 void ub_named_again(struct unbrickd *ub);
 /* Compare the flash with the generation in ub->document: fills ub->part and the map of damage. */
 void ub_compare(struct unbrickd *ub);
@@ -293,15 +308,14 @@ bool ub_differs(const struct unbrickd *ub, uint32_t part, uint32_t index);
 /* Where the component of that id lies; NULL: this device has none. */
 const struct unbrickd_component *ub_find_component(const struct unbrickd *ub, uint8_t id);
 /* How many bytes of the image lie in that erase block. */
-uint32_t ub_content_bytes(const struct ub_manifest *manifest, struct ub_erase_block block);
-/* The digest that the manifest has of such an erase block. */
-void ub_digest(struct unbrickd *ub, const struct ub_manifest *manifest, uint32_t index, const uint8_t *octets,
-	       uint32_t length, uint8_t digest[UB_DIGEST]);
+uint32_t ub_content_bytes(const struct ub_manifest *manifest, const struct ub_erase_block *block);
 
 /* The generation in ub->document is to be installed: check it, compare, tell. */
 int ub_install_begin(struct unbrickd *ub);
-/* An erase block of ub->part[part] as it was moved, in ub->erase_block: verify, program, read back. */
-int ub_install_erase_block(struct unbrickd *ub, uint32_t part, uint32_t index, uint32_t length);
+/* One step of writing the erase block at the receiver's head: verify and erase, or program a piece and read it back. */
+int ub_install_step(struct unbrickd *ub);
+/* After the last of them. */
+bool ub_install_is_written(const struct unbrickd *ub);
 /* The boot record, last. */
 int ub_install_finish(struct unbrickd *ub);
 
@@ -349,7 +363,7 @@ struct ub_avoided {
 
 struct ub_discovery {
 	uint8_t nonce[UB_NONCE];
-	uint8_t announced_count, found_count, avoided_count;
+	uint8_t announced_count, found_count;
 	bool probed;
 	uint64_t probed_us, choose_us;	/* choose_us: once one is found */
 	struct ub_repeater repeater;
@@ -397,54 +411,74 @@ bool ub_window_is_lossy(const struct ub_window *w);
 uint32_t ub_window_timeout_us(const struct ub_window *w);
 uint32_t ub_window_reordering_us(const struct ub_window *w);
 
-/* --- receiver.c: one segment at a time, protocol.md §4.10 to §4.12 --- */
+/* --- receiver.c: what is wanted of one object as a stream; protocol.md §4.10 to §4.12 --- */
 
-/* A block that was requested and has not arrived. */
+/* A stretch of the object that is used up as a whole: an erase block, or a slice of the document. */
+struct ub_segment {
+	uint32_t index, offset, length;	/* length 0: there is none, the stream is at its end */
+};
+
+/* A block that was asked for. */
+struct ub_block {
+	uint32_t offset;
+	uint16_t length;
+	uint8_t state;
+};
+
+/* One that has not arrived, or had not when it was given up. */
 struct ub_flight {
+	uint32_t offset;
 	uint32_t place, request;	/* its number in the order of asking; that of the BlockRequest */
 	uint32_t asked_us;		/* the low 32 bits of the time */
-	uint16_t block;
 };
 
 #define UB_MAX_GIVEN_UP 32
 
-struct ub_receiver {
-	/* the segment: blocks are counted from its start, the last one may be short */
-	uint8_t *to;
-	uint32_t offset, length;
-	uint32_t block_count, missing, unasked_from;
-	uint32_t lost_count, lost_from;	/* no block before lost_from is lost */
-	bool more;			/* another segment follows */
-	uint8_t *states;		/* of the blocks */
+/* What a receiver works with: the caller's, and stays. */
+struct ub_storage {
+	struct unbrickd *ub;
+	uint8_t *ring;
+	struct ub_flight *flights;	/* the oldest first; room for window.max_blocks */
+	struct ub_block *blocks;	/* asked for and not used up, in the order of the stream */
+	uint32_t block_room;
+};
 
-	uint16_t block_bytes;
-	uint32_t request;		/* the last one's number */
+/* Positions in the stream count its bytes from 0. */
+struct ub_receiver {
+	struct ub_storage storage;
+	uint32_t stream_bytes, ring_bytes, ring_blocks, block_bytes;
+	struct ub_segment head;		/* the one that is used up next */
+	uint32_t head_at, released, asked;	/* positions: where it begins; the ring is free up to; asked for up to */
+	struct ub_segment unasked;	/* what is left to ask for of the segment that is asked for next */
+	uint32_t block_count, lost_count, flight_count;
+	uint32_t request, void_up_to;	/* the last one's number; what is of one up to that does not count */
+	uint32_t armed_us, quiet_since_us;	/* the low 32 bits of the time */
+	uint32_t end_request, end_us;	/* of the last DataEnd, 0: none; when what is outstanding of it is lost */
 	uint32_t places;		/* blocks asked for so far, again or not */
 	uint32_t newest_place;		/* after it; of those that arrived. 0: none did */
 	uint32_t reordering_places;
 	uint32_t blocks_received;
-	uint32_t flight_count;
-	struct ub_flight *flights;	/* the oldest first; room for window.max_blocks */
-	uint64_t armed_us, quiet_since_us;
-	uint32_t end_request;		/* of the last DataEnd; 0: none */
-	uint64_t end_us;
 	struct ub_window window;
-	uint32_t given_up_count;	/* in this segment; the last UB_MAX_GIVEN_UP are kept */
+	uint32_t given_up_count;	/* the last UB_MAX_GIVEN_UP are kept */
 	struct ub_flight given_up[UB_MAX_GIVEN_UP];
 };
 
-/* states and flights are the caller's, and stay. */
-void ub_receiver_start(struct ub_receiver *r, uint16_t block_bytes, uint32_t max_window, uint64_t now_us);
-/* Fetch this next; the one before is done with. */
-void ub_receiver_open(struct ub_receiver *r, uint8_t *to, uint32_t offset, uint32_t length, bool more);
-/* True if it completes the segment. What was not asked for is ignored. */
-bool ub_receiver_block(struct ub_receiver *r, uint32_t request, uint32_t offset, const uint8_t *payload,
-		       uint32_t length, uint64_t now_us);
-void ub_receiver_end(struct ub_receiver *r, uint32_t request, uint64_t now_us);
+void ub_receiver_start(struct ub_receiver *r, uint16_t block_bytes);
+/* What was not asked for is ignored. */
+void ub_receiver_block(struct ub_receiver *r, const struct ub_message *message);
+void ub_receiver_end(struct ub_receiver *r, uint32_t request);
+/* All of the head is there. */
+bool ub_receiver_is_whole(const struct ub_receiver *r);
+/* Bytes of the head; `length`: of those wanted, how many lie there in one piece. */
+uint8_t *ub_receiver_head(const struct ub_receiver *r, uint32_t offset, uint32_t *length);
+/* It is used up: on to the next. */
+void ub_receiver_accept(struct ub_receiver *r);
+/* It is not what it must be: fetch it again, and what follows. */
+void ub_receiver_reject(struct ub_receiver *r);
 /* Give up what is lost by now; whether to request, or better wait for more arrivals. */
-bool ub_receiver_is_due(struct ub_receiver *r, uint64_t now_us);
+bool ub_receiver_is_due(struct ub_receiver *r);
 /* Begin the next BlockRequest; how often to send it, 0 if there is none. */
-uint32_t ub_receiver_request(struct unbrickd *ub);
+uint32_t ub_receiver_request(struct ub_receiver *r);
 uint64_t ub_receiver_timer(const struct ub_receiver *r);
 
 /* --- fetch.c: one object, from DataRequest to its last segment; protocol.md §4.7 to §4.13 --- */
@@ -455,7 +489,9 @@ struct ub_fetch {
 	uint16_t transfer, max_block;	/* transfer: 0 if nothing is being fetched */
 	uint32_t part;			/* index into ub->part */
 	uint32_t length;
-	uint32_t index, done, rejected;	/* of erase blocks or slices */
+	uint32_t done, rejected;	/* of segments */
+	bool is_writing, is_second_try;	/* the erase block at the head: it was verified, and so much of it written */
+	uint32_t written;
 	uint8_t digest[UB_DIGEST];
 	struct ub_repeater repeater;
 };
@@ -466,10 +502,12 @@ bool ub_fetch_component(struct unbrickd *ub, uint32_t part);
 int ub_fetch_receive(struct unbrickd *ub, const struct ub_message *message);
 int ub_fetch_poll(struct unbrickd *ub);
 uint64_t ub_fetch_timer(const struct unbrickd *ub);
-/* The segment that has just come is what it must be: on to the next. True if that was the last. */
+/* The first segment that is wanted, from that index on. */
+void ub_find_segment(const struct unbrickd *ub, uint32_t index, struct ub_segment *segment);
+/* There is a whole erase block at the receiver's head. */
+bool ub_fetch_is_writable(const struct unbrickd *ub);
+/* The head was used up. True if it was the last. */
 bool ub_fetch_accept(struct unbrickd *ub);
-/* It is not: once more. */
-void ub_fetch_again(struct unbrickd *ub);
 
 /* --- session.c: with servers, one after the other --- */
 
@@ -481,14 +519,14 @@ void ub_session_poll(struct unbrickd *ub);
 uint64_t ub_session_timer(const struct unbrickd *ub);
 /* The document's buffer was used for something else: ask the server for its offer again. */
 void ub_session_forget_transfer(struct unbrickd *ub);
-/* A segment is whole. */
-int ub_session_arrived(struct unbrickd *ub);
+/* All of the object is there. */
+int ub_session_fetched(struct unbrickd *ub);
 /* What stands in ub->writer. */
 void ub_send(struct unbrickd *ub, const struct unbrickd_peer *to);
 /* The same, to the server of this session. */
 void ub_answer(struct unbrickd *ub);
 
-/* --- bootloader.c --- */
+/* --- event.c and bootloader.c --- */
 
 /* An empty one in ub->event, to be filled and told. */
 struct unbrickd_event *ub_event(struct unbrickd *ub, enum unbrickd_event_kind kind, const struct unbrickd_peer *server);
@@ -500,11 +538,13 @@ struct unbrickd {
 	const struct unbrickd_io *io;
 	uint64_t now_us;
 	bool stopped;		/* a flash function said so: no function is called any more */
+	bool stirred;		/* a message came or went, or flash worked: see session.c */
 	bool muted;		/* what is sent now would not be answered any more */
 
 	/* the memory behind this struct */
-	uint8_t *erase_block;	/* as large as the largest */
-	uint32_t erase_block_bytes;
+	uint8_t *buffer;	/* the receiver's ring; else for erase blocks, the largest fits */
+	uint32_t buffer_bytes;
+	uint32_t half_bytes;	/* of the boot record */
 	uint8_t *damage;	/* a bit per erase block of all components */
 	uint8_t *document;	/* what is being verified, installed or fetched */
 	uint32_t document_room, document_bytes;

@@ -2,6 +2,9 @@
 /*
  * The receiving side of a transfer, which is in charge of it: what to ask for, when, how much, and what is lost.
  *
+ * The segments wanted, laid end to end, are one stream, and the buffer a ring over it: what fits the ring is asked for
+ * without a pause at the end of a segment. Segments are used up in order, and make room as they are.
+ *
  * Each block requested is outstanding until it arrives or counts as lost: when blocks requested some places later have
  * arrived (the sender keeps the order), when the sender says it has sent all, or when nothing comes for a while. Lost
  * blocks are requested again, first. Because a DataBlock names its request, a late one is told from a repeated one.
@@ -10,52 +13,104 @@
 #include "internal.h"
 
 #define MIN_REORDERING 3u	/* places; as TCP's three duplicate acknowledgements (RFC 5681 §3.2) */
-#define BATCHES 4u		/* requests in a window: few, but so many that the loss of one leaves others */
+#define BATCHES 4u		/* requests in what may be outstanding: few, but so many that the loss of one leaves others */
 
-enum block_state { UNASKED, ASKED, LOST, HELD };
+enum block_state { ASKED, LOST, HELD };
 
-void ub_receiver_start(struct ub_receiver *r, uint16_t block_bytes, uint32_t max_window, uint64_t now_us)
+/* Begin at the head, with nothing of it or behind it asked for. What was asked for before does not count any more. */
+static void rewind_to_head(struct ub_receiver *r)
 {
-	uint8_t *states = r->states;
-	struct ub_flight *flights = r->flights;
+	r->block_count = r->flight_count = r->lost_count = 0;
+	r->released = r->asked = r->head_at;
+	r->unasked = r->head;
+	r->void_up_to = r->request;
+}
+
+void ub_receiver_start(struct ub_receiver *r, uint16_t block_bytes)
+{
+	struct ub_storage storage = r->storage;
+	uint32_t largest = 0;
 
 	memset(r, 0, sizeof(*r));
-	r->states = states;
-	r->flights = flights;
+	r->storage = storage;
+	for (ub_find_segment(r->storage.ub, 0, &r->head); r->head.length; ub_find_segment(r->storage.ub, r->head.index + 1, &r->head)) {
+		largest = ub_max(largest, r->head.length);
+		r->stream_bytes += r->head.length;
+	}
+	largest += ub_ahead(r->storage.ub->config);
+	r->ring_bytes = ub_min(largest, r->stream_bytes);
+	r->ring_blocks = ub_max(largest / block_bytes, 1);
 	r->block_bytes = block_bytes;
 	r->reordering_places = MIN_REORDERING;
-	r->armed_us = r->quiet_since_us = now_us;
-	ub_window_start(&r->window, max_window);
+	r->armed_us = r->quiet_since_us = (uint32_t)r->storage.ub->now_us;
+	ub_find_segment(r->storage.ub, 0, &r->head);
+	ub_window_start(&r->window, ub_max_window(r->storage.ub->config));
+	rewind_to_head(r);
 }
 
-void ub_receiver_open(struct ub_receiver *r, uint8_t *to, uint32_t offset, uint32_t length, bool more)
+/* NULL: it was not asked for. `at`: where in the stream it lies. */
+static struct ub_block *find_block(const struct ub_receiver *r, uint32_t offset, uint32_t *at)
 {
-	r->to = to;
-	r->offset = offset;
-	r->length = length;
-	r->more = more;
-	r->block_count = r->missing = ub_pieces(length, r->block_bytes);
-	r->unasked_from = r->lost_count = r->given_up_count = 0;
-	r->lost_from = r->block_count;
-	memset(r->states, UNASKED, r->block_count);
+	struct ub_block *block = r->storage.blocks;
+
+	*at = r->head_at;
+	for (; block < r->storage.blocks + r->block_count; block++) {
+		if (block->offset == offset)
+			return block;
+		*at += block->length;
+	}
+	return NULL;
 }
 
-static uint32_t block_length(const struct ub_receiver *r, uint32_t block)
+/* Where in the ring that byte of the stream lies; `length`: of those wanted, how many lie there in one piece. */
+static uint8_t *ring_at(const struct ub_receiver *r, uint32_t at, uint32_t *length)
 {
-	return ub_min(r->block_bytes, r->length - block * r->block_bytes);
+	uint32_t within = at % r->ring_bytes;
+
+	*length = ub_min(*length, r->ring_bytes - within);
+	return r->storage.ring + within;
+}
+
+uint8_t *ub_receiver_head(const struct ub_receiver *r, uint32_t offset, uint32_t *length)
+{
+	return ring_at(r, r->head_at + offset, length);
+}
+
+bool ub_receiver_is_whole(const struct ub_receiver *r)
+{
+	uint32_t i, held = 0;
+
+	for (i = 0; i < r->block_count && r->storage.blocks[i].state == HELD; i++)
+		held += r->storage.blocks[i].length;
+	return r->head.length && held >= r->head.length;
+}
+
+void ub_receiver_accept(struct ub_receiver *r)
+{
+	uint32_t used_up = ub_pieces(r->head.length, r->block_bytes);
+
+	r->block_count -= used_up;
+	memmove(r->storage.blocks, r->storage.blocks + used_up, r->block_count * sizeof(*r->storage.blocks));
+	r->released = r->head_at += r->head.length;
+	ub_find_segment(r->storage.ub, r->head.index + 1, &r->head);
+}
+
+void ub_receiver_reject(struct ub_receiver *r)
+{
+	rewind_to_head(r);
 }
 
 /* Removes the flight of that block; false if it has none. */
-static bool take_flight(struct ub_receiver *r, uint32_t block, struct ub_flight *flight)
+static bool take_flight(struct ub_receiver *r, uint32_t offset, struct ub_flight *flight)
 {
 	uint32_t i;
 
 	for (i = 0; i < r->flight_count; i++) {
-		if (r->flights[i].block != block)
+		if (r->storage.flights[i].offset != offset)
 			continue;
-		*flight = r->flights[i];
+		*flight = r->storage.flights[i];
 		r->flight_count--;
-		memmove(r->flights + i, r->flights + i + 1, (r->flight_count - i) * sizeof(*flight));
+		memmove(r->storage.flights + i, r->storage.flights + i + 1, (r->flight_count - i) * sizeof(*flight));
 		return true;
 	}
 	return false;
@@ -63,100 +118,120 @@ static bool take_flight(struct ub_receiver *r, uint32_t block, struct ub_flight 
 
 static void give_up_oldest(struct ub_receiver *r)
 {
-	struct ub_flight flight;
+	struct ub_flight *flight = &r->given_up[r->given_up_count++ % UB_MAX_GIVEN_UP];
+	uint32_t at;
 
-	take_flight(r, r->flights[0].block, &flight);
-	r->given_up[r->given_up_count++ % UB_MAX_GIVEN_UP] = flight;
-	r->states[flight.block] = LOST;
+	take_flight(r, r->storage.flights[0].offset, flight);
+	find_block(r, flight->offset, &at)->state = LOST;
 	r->lost_count++;
-	r->lost_from = ub_min(r->lost_from, flight.block);
 	ub_window_lost(&r->window);
 }
 
-static void sample(struct ub_receiver *r, const struct ub_flight *flight, uint64_t now_us)
+/* Whether there is a block that was never asked for, and room for it; its length. */
+static uint32_t next_length(const struct ub_receiver *r)
+{
+	uint32_t length = ub_min(r->unasked.length, r->block_bytes);
+
+	return r->asked + length - r->released <= r->ring_bytes && r->block_count < r->storage.block_room ? length : 0;
+}
+
+static void sample(struct ub_receiver *r, const struct ub_flight *flight)
 {
 	struct ub_arrival arrival;
 
 	arrival.place = flight->place;
 	arrival.next_place = r->places;
-	arrival.rtt_us = (uint32_t)now_us - flight->asked_us;
-	arrival.limited = r->lost_count || r->unasked_from < r->block_count;
-	ub_window_arrived(&r->window, &arrival, now_us);
+	arrival.rtt_us = (uint32_t)r->storage.ub->now_us - flight->asked_us;
+	arrival.limited = r->lost_count || next_length(r);
+	ub_window_arrived(&r->window, &arrival, r->storage.ub->now_us);
 }
 
 /* It had counted as lost and comes all the same: the network reorders by more than was thought. */
-static void learn_from_late(struct ub_receiver *r, uint32_t block, uint32_t request, uint64_t now_us)
+static void learn_from_late(struct ub_receiver *r, uint32_t offset, uint32_t request)
 {
 	uint32_t i;
 
 	for (i = 0; i < ub_min(r->given_up_count, UB_MAX_GIVEN_UP); i++) {
 		const struct ub_flight *flight = &r->given_up[i];
 
-		if (flight->block != block || flight->request != request)
+		if (flight->offset != offset || flight->request != request)
 			continue;
 		if (r->newest_place > flight->place)
 			r->reordering_places = ub_max(r->reordering_places, r->newest_place - flight->place);
 		r->reordering_places = ub_min(r->reordering_places, ub_max(r->window.max_blocks, MIN_REORDERING));
-		sample(r, flight, now_us);
+		sample(r, flight);
 		return;
 	}
 }
 
 /* Round trip, order and losses, from one new block. */
-static void learn(struct ub_receiver *r, uint32_t block, uint32_t request, uint64_t now_us)
+static void learn(struct ub_receiver *r, uint32_t offset, uint32_t request)
 {
 	struct ub_flight flight;
 
-	if (!take_flight(r, block, &flight) || flight.request != request) {
-		learn_from_late(r, block, request, now_us);
+	if (!take_flight(r, offset, &flight) || flight.request != request) {
+		learn_from_late(r, offset, request);
 		return;
 	}
 	r->newest_place = ub_max(r->newest_place, flight.place + 1);
-	sample(r, &flight, now_us);
-	while (r->flight_count && r->flights[0].place + r->reordering_places < r->newest_place)
+	sample(r, &flight);
+	while (r->flight_count && r->storage.flights[0].place + r->reordering_places < r->newest_place)
 		give_up_oldest(r);
 }
 
-bool ub_receiver_block(struct ub_receiver *r, uint32_t request, uint32_t offset, const uint8_t *payload,
-		       uint32_t length, uint64_t now_us)
+void ub_receiver_block(struct ub_receiver *r, const struct ub_message *m)
 {
-	uint32_t block;
+	uint32_t request = ub_u32(m->body + UB_DATA_BLOCK_REQUEST), offset = ub_u32(m->body + UB_DATA_BLOCK_OFFSET);
+	uint32_t length = m->length - UB_DATA_BLOCK_PAYLOAD, piece = length;
+	const uint8_t *payload = m->body + UB_DATA_BLOCK_PAYLOAD;
+	struct ub_block *block;
+	uint32_t at;
 
-	if (!r->missing || !request || request > r->request || offset < r->offset || offset - r->offset >= r->length)
-		return false;
-	block = (offset - r->offset) / r->block_bytes;
-	if ((offset - r->offset) % r->block_bytes || length != block_length(r, block) ||
-	    (r->states[block] != ASKED && r->states[block] != LOST))
-		return false;
-	memcpy(r->to + (offset - r->offset), payload, length);
-	if (r->states[block] == LOST)
+	block = find_block(r, offset, &at);
+	if (!block || length != block->length || block->state == HELD || request <= r->void_up_to ||
+	    request > r->request)
+		return;
+	memcpy(ring_at(r, at, &piece), payload, piece);
+	memcpy(r->storage.ring, payload + piece, length - piece);
+	if (block->state == LOST)
 		r->lost_count--;
-	r->states[block] = HELD;
-	r->missing--;
+	block->state = HELD;
 	r->blocks_received++;
-	r->armed_us = r->quiet_since_us = now_us;
-	learn(r, block, request, now_us);
-	return !r->missing;
+	r->armed_us = r->quiet_since_us = (uint32_t)r->storage.ub->now_us;
+	learn(r, offset, request);
 }
 
-void ub_receiver_end(struct ub_receiver *r, uint32_t request, uint64_t now_us)
+void ub_receiver_end(struct ub_receiver *r, uint32_t request)
 {
 	if (request > r->end_request && request <= r->request) {
 		r->end_request = request;
-		r->end_us = now_us + ub_window_reordering_us(&r->window);
+		r->end_us = (uint32_t)r->storage.ub->now_us + ub_window_reordering_us(&r->window);
 	}
 }
 
-static void expire(struct ub_receiver *r, uint64_t now_us)
+/* How long until then, of times that are no half hour apart; 0 if it is past. */
+static uint32_t until(const struct ub_receiver *r, uint32_t then_us)
 {
-	if (r->flight_count && now_us >= r->armed_us + ub_window_timeout_us(&r->window)) {
+	uint32_t left_us = then_us - (uint32_t)r->storage.ub->now_us;
+
+	return left_us < 1u << 31 ? left_us : 0;
+}
+
+static uint32_t until_timeout(const struct ub_receiver *r)
+{
+	return until(r, r->armed_us + ub_window_timeout_us(&r->window));
+}
+
+static void expire(struct ub_receiver *r)
+{
+	if (r->flight_count && !until_timeout(r)) {
 		r->reordering_places = ub_max(r->reordering_places / 2, MIN_REORDERING);
 		while (r->flight_count)
 			give_up_oldest(r);
 		ub_window_timed_out(&r->window);
 	}
-	if (r->end_request && now_us >= r->end_us) {
-		while (r->flight_count && r->flights[0].request <= r->end_request)
+	if (r->end_request && !until(r, r->end_us)) {
+		while (r->flight_count && r->storage.flights[0].request <= r->end_request)
 			give_up_oldest(r);
 		r->end_request = 0;
 	}
@@ -164,7 +239,7 @@ static void expire(struct ub_receiver *r, uint64_t now_us)
 
 static uint32_t batch_of(const struct ub_receiver *r)
 {
-	return ub_pieces(ub_window_blocks(&r->window), BATCHES);
+	return ub_pieces(ub_min(ub_window_blocks(&r->window), r->ring_blocks), BATCHES);
 }
 
 static uint32_t room_of(const struct ub_receiver *r)
@@ -174,77 +249,88 @@ static uint32_t room_of(const struct ub_receiver *r)
 	return blocks > r->flight_count ? blocks - r->flight_count : 0;
 }
 
-bool ub_receiver_is_due(struct ub_receiver *r, uint64_t now_us)
+bool ub_receiver_is_due(struct ub_receiver *r)
 {
-	uint32_t wanted, room;
+	uint32_t left = r->stream_bytes - r->asked, free = r->released + r->ring_bytes - r->asked;
+	uint32_t wanted, takes;
 
 	if (!r->flight_count && !r->lost_count)
-		r->quiet_since_us = now_us;
-	expire(r, now_us);
-	wanted = r->lost_count + r->block_count - r->unasked_from;
-	room = room_of(r);
-	return !r->flight_count || room >= batch_of(r) || wanted <= room;
+		r->quiet_since_us = (uint32_t)r->storage.ub->now_us;
+	expire(r);
+	wanted = r->lost_count + ub_pieces(left, r->block_bytes);
+	takes = r->lost_count + ub_pieces(ub_min(left, free), r->block_bytes);
+	return !r->flight_count || ub_min(takes, room_of(r)) >= ub_min(wanted, batch_of(r));
 }
 
-/* Takes the next block to ask for: lost ones, then new ones. False: there is none. */
-static bool next_wanted(struct ub_receiver *r, uint32_t *block)
+/* Takes the next block to ask for: lost ones, then new ones. NULL: there is none, or no room for it. */
+static struct ub_block *next_wanted(struct ub_receiver *r)
 {
+	struct ub_block *block = r->storage.blocks;
+	uint32_t length = next_length(r);
+
 	if (r->lost_count) {
-		while (r->states[r->lost_from] != LOST)
-			r->lost_from++;
-		*block = r->lost_from++;
+		while (block->state != LOST)
+			block++;
 		r->lost_count--;
-	} else if (r->unasked_from < r->block_count) {
-		*block = r->unasked_from++;
+	} else if (length) {
+		block += r->block_count++;
+		block->offset = r->unasked.offset;
+		block->length = (uint16_t)length;
+		r->asked += length;
+		r->unasked.offset += length;
+		r->unasked.length -= length;
+		if (!r->unasked.length)
+			ub_find_segment(r->storage.ub, r->unasked.index + 1, &r->unasked);
 	} else {
-		return false;
+		return NULL;
 	}
-	r->states[*block] = ASKED;
-	return true;
+	block->state = ASKED;
+	return block;
 }
 
-uint32_t ub_receiver_request(struct unbrickd *ub)
+uint32_t ub_receiver_request(struct ub_receiver *r)
 {
-	struct ub_receiver *r = &ub->receiver;
-	uint32_t room = ub_min(room_of(r), batch_of(r)), ranges = 0, end = 0, block;
-	uint8_t *head = ub->writer.octets + UB_HEADER, *size = head;
+	uint32_t room = ub_min(room_of(r), batch_of(r)), ranges = 0, end = 0;
+	uint8_t *head = r->storage.ub->writer.octets + UB_HEADER, *size = head;
+	const struct ub_block *block;
 
-	ub_begin(ub, UB_BLOCK_REQUEST);
-	ub_add(ub, r->request + 1, 4);
-	ub_add(ub, 0, 4);
-	while (room && ranges < UB_MAX_RANGES && next_wanted(r, &block)) {
-		uint32_t offset = r->offset + block * r->block_bytes, length = block_length(r, block);
-		struct ub_flight *flight = &r->flights[r->flight_count++];
+	ub_begin(r->storage.ub, UB_BLOCK_REQUEST);
+	ub_add(r->storage.ub, r->request + 1);
+	ub_add(r->storage.ub, 0);
+	for (; room && ranges < UB_MAX_RANGES && (block = next_wanted(r)) != NULL; room--) {
+		struct ub_flight *flight = &r->storage.flights[r->flight_count++];
 
-		flight->block = (uint16_t)block;
+		flight->offset = block->offset;
 		flight->place = r->places++;
 		flight->request = r->request + 1;
-		flight->asked_us = (uint32_t)ub->now_us;
-		room--;
-		if (ranges && offset == end) {
-			ub_put_u32(size, ub_u32(size) + length);
+		flight->asked_us = (uint32_t)r->storage.ub->now_us;
+		if (ranges && block->offset == end) {
+			ub_put_u32(size, ub_u32(size) + block->length);
 		} else {
 			ranges++;
-			ub_add(ub, offset, 4);
-			size = ub->writer.octets + ub->writer.length;
-			ub_add(ub, length, 4);
+			ub_add(r->storage.ub, block->offset);
+			size = r->storage.ub->writer.octets + r->storage.ub->writer.length;
+			ub_add(r->storage.ub, block->length);
 		}
-		end = offset + length;
+		/* A range ends with a block that is shorter: none of the others is. */
+		end = block->length == r->block_bytes ? block->offset + block->length : 0;
 	}
 	if (!ranges)
 		return 0;
 	r->request++;
-	r->armed_us = ub->now_us;
-	head[4] = !r->lost_count && r->unasked_from == r->block_count && !r->more;	/* last */
+	r->armed_us = (uint32_t)r->storage.ub->now_us;
+	head[4] = !r->lost_count && r->asked == r->stream_bytes;	/* last */
 	head[5] = (uint8_t)ranges;
 	return ub_window_is_lossy(&r->window) ? 2 : 1;
 }
 
 uint64_t ub_receiver_timer(const struct ub_receiver *r)
 {
-	uint64_t due_us = r->armed_us + ub_window_timeout_us(&r->window);
+	uint32_t wait_us = until_timeout(r);
 
 	if (!r->flight_count)
 		return UNBRICKD_NEVER;
-	return r->end_request && r->end_us < due_us ? r->end_us : due_us;
+	if (r->end_request)
+		wait_us = ub_min(wait_us, until(r, r->end_us));
+	return r->storage.ub->now_us + wait_us;
 }

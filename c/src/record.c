@@ -5,100 +5,95 @@
  */
 #include "record.h"
 
-struct half ub_half(const struct unbrickd_config *config, uint32_t which)
-{
-	uint32_t blocks = ub_count_erase_blocks(&config->record) / 2;
-	uint32_t size = ub_find_erase_block(&config->record, blocks).offset;
-	struct half half = { which * blocks, blocks, which * size, size };
-
-	return half;
-}
-
 uint32_t ub_journal_start(uint32_t document_bytes)
 {
 	return ub_pieces(HEAD + document_bytes + MAC, UB_SLOT) * UB_SLOT;
 }
 
-uint32_t ub_journal_slots(const struct unbrickd_config *config, uint32_t document_bytes)
+uint32_t ub_journal_slots(const struct unbrickd *ub, uint32_t document_bytes)
 {
-	uint32_t size = ub_half(config, 0).size, start = ub_journal_start(document_bytes);
+	uint32_t start = ub_journal_start(document_bytes);
 
-	return start < size ? (size - start) / UB_SLOT : 0;
+	return start < ub->half_bytes ? (ub->half_bytes - start) / UB_SLOT : 0;
 }
 
-/* The longest document that the record takes; 0 if it is not two equal halves. */
-uint32_t ub_record_capacity(const struct unbrickd_config *config)
+uint32_t ub_half_bytes(const struct unbrickd_geometry *record)
+{
+	uint32_t blocks = ub_count_erase_blocks(record);
+	struct ub_erase_block half, end;
+
+	if (!blocks || blocks % 2)
+		return 0;
+	ub_find_erase_block(record, blocks / 2, &half);
+	ub_find_erase_block(record, blocks, &end);
+	return end.offset == 2 * half.offset ? half.offset : 0;
+}
+
+uint32_t ub_record_capacity(uint32_t half_bytes)
 {
 	uint32_t around = HEAD + MAC + UB_MIN_SLOTS * UB_SLOT;
-	struct half half = ub_half(config, 0);
 
-	if (!half.blocks || ub_find_erase_block(&config->record, 2 * half.blocks).offset != 2 * half.size ||
-	    half.size < around + UB_SLOT)
-		return 0;
-	return half.size / UB_SLOT * UB_SLOT - around;
+	return half_bytes < around + UB_SLOT ? 0 : half_bytes / UB_SLOT * UB_SLOT - around;
 }
 
 /* All of `length` bytes through the hash, by way of the erase block's buffer. */
 static int hash_flash(struct unbrickd *ub, struct unbrickd_sha256 *hash, uint32_t offset, uint32_t length)
 {
 	while (length) {
-		uint32_t size = ub_min(length, ub->erase_block_bytes);
-		int error = ub_read(ub, UB_RECORD_PART, offset, ub->erase_block, size);
+		uint32_t size = ub_min(length, ub->buffer_bytes);
+		int error = ub_read(ub, UB_RECORD_PART, offset, ub->buffer, size);
 
 		if (error)
 			return error;
-		ub->io->sha256_add(hash, ub->erase_block, size);
+		ub->io->sha256_add(hash, ub->buffer, size);
 		offset += size;
 		length -= size;
 	}
 	return UNBRICKD_OK;
 }
 
-static int read_journal(struct unbrickd *ub, struct copy *copy, const struct half *half)
+static int read_journal(struct unbrickd *ub, struct copy *copy, uint32_t half_at)
 {
-	uint32_t at = copy->journal_at, chunk = ub->erase_block_bytes / UB_SLOT * UB_SLOT;
+	uint32_t at = copy->journal_at, chunk = ub->buffer_bytes / UB_SLOT * UB_SLOT;
 
 	memset(&copy->journal, 0, sizeof(copy->journal));
-	while (half->size >= UB_SLOT && at <= half->size - UB_SLOT) {
-		uint32_t i, size = ub_min((half->size - at) / UB_SLOT * UB_SLOT, chunk);
-		int error = ub_read(ub, UB_RECORD_PART, half->offset + at, ub->erase_block, size);
+	while (at <= ub->half_bytes - UB_SLOT) {
+		uint32_t i, size = ub_min((ub->half_bytes - at) / UB_SLOT * UB_SLOT, chunk);
+		int error = ub_read(ub, UB_RECORD_PART, half_at + at, ub->buffer, size);
 
 		if (error)
 			return error;
 		for (i = 0; i < size; i += UB_SLOT)
-			ub_count_slot(ub, &copy->journal, ub->erase_block + i, copy->sequence);
+			ub_count_slot(ub, &copy->journal, ub->buffer + i, copy->numbers[UB_SEQUENCE]);
 		at += size;
 	}
 	return UNBRICKD_OK;
 }
 
-static void read_copy(struct unbrickd *ub, const struct half *half, struct copy *copy)
+static void read_copy(struct unbrickd *ub, uint32_t half_at, struct copy *copy)
 {
 	uint8_t head[HEAD], mac[MAC];
 	struct ub_hmac hmac;
+	uint32_t i;
 
 	memset(copy, 0, sizeof(*copy));
-	if (ub_read(ub, UB_RECORD_PART, half->offset, head, HEAD) || memcmp(head, "UBBR", 4) || head[4] != 1)
+	if (ub_read(ub, UB_RECORD_PART, half_at, head, HEAD) || memcmp(head, "UBBR", 4) || head[4] != 1)
 		return;
 	copy->good = head[5] & FLAG_GOOD;
-	copy->sequence = ub_u32(head + 8);
-	copy->counter = ub_u32(head + 12);
-	copy->rollback_floor = ub_u32(head + 16);
-	copy->rejected_from = ub_u32(head + 20);
-	copy->rejected_to = ub_u32(head + 24);
-	copy->document_bytes = ub_u32(head + 28);
-	if (half->size < HEAD + MAC || copy->document_bytes > half->size - HEAD - MAC ||
-	    copy->rejected_from > copy->rejected_to)
+	for (i = 0; i < UB_NUMBERS; i++)
+		copy->numbers[i] = ub_u32(head + NUMBERS_AT + 4 * i);
+	if (copy->numbers[UB_DOCUMENT_BYTES] > ub->half_bytes - HEAD - MAC ||
+	    copy->numbers[UB_REJECTED_FROM] > copy->numbers[UB_REJECTED_TO])
 		return;
-	copy->journal_at = ub_journal_start(copy->document_bytes);
+	copy->journal_at = ub_journal_start(copy->numbers[UB_DOCUMENT_BYTES]);
 	ub_hmac_begin(ub, &hmac, ub->keys.record, UB_DIGEST);
 	ub->io->sha256_add(&hmac.hash, head, HEAD);
-	if (hash_flash(ub, &hmac.hash, half->offset + HEAD, copy->document_bytes))
+	if (hash_flash(ub, &hmac.hash, half_at + HEAD, copy->numbers[UB_DOCUMENT_BYTES]))
 		return;
 	ub_hmac_end(ub, &hmac, mac);
 	/* A copy that cannot be read is a torn copy: the other one is there for this. */
-	if (ub_read(ub, UB_RECORD_PART, half->offset + HEAD + copy->document_bytes, copy->mac, MAC) ||
-	    !ub_same(mac, copy->mac, MAC) || read_journal(ub, copy, half))
+	if (ub_read(ub, UB_RECORD_PART, half_at + HEAD + copy->numbers[UB_DOCUMENT_BYTES], copy->mac, MAC) ||
+	    !ub_same(mac, copy->mac, MAC) || read_journal(ub, copy, half_at))
 		return;
 	copy->valid = true;
 }
@@ -121,7 +116,7 @@ static void judge(struct survey *s)
 	s->is_good = false;
 	s->failed_boots = 0;
 	for (copy = s->copy; copy < s->copy + 2; copy++) {
-		if (copy->valid && (!s->best || copy->sequence > s->best->sequence))
+		if (copy->valid && (!s->best || copy->numbers[UB_SEQUENCE] > s->best->numbers[UB_SEQUENCE]))
 			s->best = copy;
 	}
 	for (copy = s->copy; copy < s->copy + 2; copy++) {
@@ -139,24 +134,21 @@ void ub_survey(struct unbrickd *ub, struct survey *s)
 {
 	uint32_t i;
 
-	for (i = 0; i < 2; i++) {
-		struct half half = ub_half(ub->config, i);
-
-		read_copy(ub, &half, &s->copy[i]);
-	}
+	for (i = 0; i < 2; i++)
+		read_copy(ub, i * ub->half_bytes, &s->copy[i]);
 	judge(s);
 }
 
 static int open_document_of(struct unbrickd *ub, const struct survey *s)
 {
-	struct half half = ub_half(ub->config, s->best == &s->copy[1]);
-	uint32_t length = s->best->document_bytes;
+	uint32_t half_at = s->best == &s->copy[1] ? ub->half_bytes : 0;
+	uint32_t length = s->best->numbers[UB_DOCUMENT_BYTES];
 	int error;
 
 	ub->holds_record = false;
 	if (length > ub->document_room)
 		return UNBRICKD_E_CAPACITY;
-	error = ub_read(ub, UB_RECORD_PART, half.offset + HEAD, ub->document, length);
+	error = ub_read(ub, UB_RECORD_PART, half_at + HEAD, ub->document, length);
 	if (error)
 		return error;
 	ub->document_bytes = length;
@@ -185,12 +177,7 @@ void ub_survey_and_load(struct unbrickd *ub, struct survey *s)
 	record->loaded = true;
 	record->good = s->best->good;
 	record->is_good = s->is_good;
-	record->sequence = s->best->sequence;
-	record->counter = s->best->counter;
-	record->rollback_floor = s->best->rollback_floor;
-	record->rejected_from = s->best->rejected_from;
-	record->rejected_to = s->best->rejected_to;
-	record->document_bytes = s->best->document_bytes;
+	memcpy(record->numbers, s->best->numbers, sizeof(record->numbers));
 	record->failed_boots = s->failed_boots;
 	record->number = ub->generation.number;
 	ub_sha256(ub, ub->document, ub->document_bytes, record->digest);

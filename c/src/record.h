@@ -6,20 +6,15 @@
 #include "internal.h"
 
 #define HEAD 32
+#define NUMBERS_AT 8
 #define MAC UB_DIGEST
 #define FLAG_GOOD 0x01
-
-/* Copy A or B: half of the record partition, in whole erase blocks. */
-struct half {
-	uint32_t first_block, blocks;
-	uint32_t offset, size;
-};
 
 /* One copy as it was read; its MAC holds if it is valid. */
 struct copy {
 	bool valid, counts, good;
-	uint32_t sequence, counter, rollback_floor, rejected_from, rejected_to;
-	uint32_t document_bytes, journal_at;	/* journal_at: from the start of the half */
+	uint32_t numbers[UB_NUMBERS];
+	uint32_t journal_at;	/* from the start of the half */
 	uint8_t mac[MAC];
 	struct ub_journal journal;
 };
@@ -32,10 +27,9 @@ struct survey {
 	uint32_t failed_boots;
 };
 
-struct half ub_half(const struct unbrickd_config *config, uint32_t which);
 /* Where the journal behind such a document begins, and how many slots it has. */
 uint32_t ub_journal_start(uint32_t document_bytes);
-uint32_t ub_journal_slots(const struct unbrickd_config *config, uint32_t document_bytes);
+uint32_t ub_journal_slots(const struct unbrickd *ub, uint32_t document_bytes);
 uint32_t ub_failed_boots(const struct copy *copy, bool is_good);
 bool ub_copy_is_good(const struct copy *copy);
 /* Read both copies, verify their MACs, judge. The document in memory stays. */

@@ -14,19 +14,17 @@ struct image {
 
 static void make_image(struct unbrickd *ub, uint32_t sequence, struct image *image)
 {
-	const struct ub_record *record = &ub->record;
 	struct ub_hmac hmac;
+	uint32_t i;
 
 	memset(image->head, 0, HEAD);
 	memcpy(image->head, "UBBR", 4);
 	image->head[4] = 1;
-	image->head[5] = record->good ? FLAG_GOOD : 0;
-	ub_put_u32(image->head + 8, sequence);
-	ub_put_u32(image->head + 12, record->counter);
-	ub_put_u32(image->head + 16, record->rollback_floor);
-	ub_put_u32(image->head + 20, record->rejected_from);
-	ub_put_u32(image->head + 24, record->rejected_to);
-	ub_put_u32(image->head + 28, ub->document_bytes);
+	image->head[5] = ub->record.good ? FLAG_GOOD : 0;
+	ub->record.numbers[UB_SEQUENCE] = sequence;
+	ub->record.numbers[UB_DOCUMENT_BYTES] = ub->document_bytes;
+	for (i = 0; i < UB_NUMBERS; i++)
+		ub_put_u32(image->head + NUMBERS_AT + 4 * i, ub->record.numbers[i]);
 	image->sequence = sequence;
 	image->journal_at = ub_journal_start(ub->document_bytes);
 	ub_hmac_begin(ub, &hmac, ub->keys.record, UB_DIGEST);
@@ -41,14 +39,14 @@ static void put(struct unbrickd *ub, uint32_t begin, uint32_t size, uint32_t at,
 	uint32_t from = ub_max(begin, at), to = ub_min(begin + size, at + length);
 
 	if (from < to)
-		memcpy(ub->erase_block + (from - begin), piece + (from - at), to - from);
+		memcpy(ub->buffer + (from - begin), piece + (from - at), to - from);
 }
 
 static void fill_erase_block(struct unbrickd *ub, const struct image *image, uint32_t begin, uint32_t size)
 {
 	uint32_t i, entries = image->attempts + image->entry_good;
 
-	memset(ub->erase_block, 0xFF, size);
+	memset(ub->buffer, 0xFF, size);
 	put(ub, begin, size, 0, image->head, HEAD);
 	put(ub, begin, size, HEAD, ub->document, ub->document_bytes);
 	put(ub, begin, size, HEAD + ub->document_bytes, image->mac, MAC);
@@ -69,15 +67,16 @@ static void fill_erase_block(struct unbrickd *ub, const struct image *image, uin
 static int write_copy(struct unbrickd *ub, uint32_t which, const struct image *image)
 {
 	const struct unbrickd_geometry *g = &ub->config->record;
-	struct half half = ub_half(ub->config, which);
-	uint32_t i = half.blocks;
-	int error = ub_write_erase_block(ub, UB_RECORD_PART, ub_find_erase_block(g, half.first_block), NULL, 0);
+	uint32_t i = ub_count_erase_blocks(g) / 2, first = which * i;
+	struct ub_erase_block block;
+	int error;
 
+	ub_find_erase_block(g, first, &block);
+	error = ub_write_erase_block(ub, UB_RECORD_PART, &block, NULL);
 	while (!error && i--) {
-		struct ub_erase_block block = ub_find_erase_block(g, half.first_block + i);
-
-		fill_erase_block(ub, image, block.offset - half.offset, block.size);
-		error = ub_write_erase_block(ub, UB_RECORD_PART, block, ub->erase_block, block.size);
+		ub_find_erase_block(g, first + i, &block);
+		fill_erase_block(ub, image, block.offset - which * ub->half_bytes, block.size);
+		error = ub_write_erase_block(ub, UB_RECORD_PART, &block, ub->buffer);
 	}
 	return error;
 }
@@ -89,9 +88,9 @@ static int write_both(struct unbrickd *ub, const struct survey *s, uint32_t atte
 	struct image image;
 	int error;
 
-	if (ub->document_bytes > ub_record_capacity(ub->config))
+	if (ub->document_bytes > ub_record_capacity(ub->half_bytes))
 		return UNBRICKD_E_CAPACITY;
-	make_image(ub, s->best ? s->best->sequence + 1 : 1, &image);
+	make_image(ub, s->best ? s->best->numbers[UB_SEQUENCE] + 1 : 1, &image);
 	image.attempts = attempts;
 	image.entry_good = false;
 	/* The copy that does not count goes first: until it is whole, the other one is all there is (§7.2). */
@@ -103,7 +102,7 @@ static int write_both(struct unbrickd *ub, const struct survey *s, uint32_t atte
 static int renew(struct unbrickd *ub, const struct survey *s, bool is_good, uint32_t failed)
 {
 	ub->record.good = is_good;
-	return write_both(ub, s, ub_min(failed, ub_journal_slots(ub->config, ub->document_bytes) / 2));
+	return write_both(ub, s, ub_min(failed, ub_journal_slots(ub, ub->document_bytes) / 2));
 }
 
 int ub_record_commit(struct unbrickd *ub)
@@ -133,10 +132,10 @@ int ub_record_repair(struct unbrickd *ub)
 	}
 	if (!behind[0] && !behind[1])
 		return 0;
-	make_image(ub, s.best->sequence, &image);
+	make_image(ub, s.best->numbers[UB_SEQUENCE], &image);
 	image.attempts = s.failed_boots;
 	image.entry_good = s.is_good && !ub->record.good;
-	if (image.attempts + image.entry_good > ub_journal_slots(ub->config, ub->document_bytes)) {
+	if (image.attempts + image.entry_good > ub_journal_slots(ub, ub->document_bytes)) {
 		error = renew(ub, &s, s.is_good, s.failed_boots);
 	} else {
 		for (i = 0; i < 2 && !error; i++) {
@@ -150,12 +149,12 @@ int ub_record_repair(struct unbrickd *ub)
 /* Program the next free slot of a copy; whether it reads back. */
 static int append(struct unbrickd *ub, const struct copy *copy, uint32_t which, enum ub_entry entry, bool *taken)
 {
-	uint32_t at = ub_half(ub->config, which).offset + copy->journal_at + copy->journal.next * UB_SLOT;
+	uint32_t at = which * ub->half_bytes + copy->journal_at + copy->journal.next * UB_SLOT;
 	uint8_t slot[UB_SLOT], back[UB_SLOT];
 	int error;
 
-	ub_encode_slot(ub, entry, copy->sequence, copy->journal.next, slot);
-	error = ub_program(ub, UB_RECORD_PART, at, slot, UB_SLOT);
+	ub_encode_slot(ub, entry, copy->numbers[UB_SEQUENCE], copy->journal.next, slot);
+	error = ub_program_pages(ub, UB_RECORD_PART, at, slot, UB_SLOT);
 	if (!error)
 		error = ub_read(ub, UB_RECORD_PART, at, back, UB_SLOT);
 	*taken = *taken && !error && !memcmp(slot, back, UB_SLOT);

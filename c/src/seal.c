@@ -73,8 +73,6 @@ int ub_decode_identity(struct unbrickd *ub, const uint8_t *octets, uint32_t leng
 	identity->recovery_secret = octets + 88;
 	identity->rollback_floor = ub_u32(octets + 104);
 	identity->maker_key = octets + IDENTITY_HEAD;
-	if (!identity->model[0] || !ub_is_text_field(identity->model, UB_MODEL))
-		return UNBRICKD_E_IDENTITY;
 	return UNBRICKD_OK;
 }
 
@@ -116,16 +114,24 @@ void ub_good_seal(struct unbrickd *ub, uint32_t number, const uint8_t *document_
 	ub_hmac_end(ub, &mac, seal);
 }
 
-void ub_keyed_digest(struct unbrickd *ub, uint8_t component, uint32_t index, const uint8_t *plaintext, uint32_t length,
-		     uint8_t digest[UB_DIGEST])
+void ub_digest_begin(struct unbrickd *ub, const struct ub_manifest *m, uint32_t index, struct ub_hmac *mac)
 {
-	struct ub_hmac mac;
 	uint8_t place[5];
 
-	place[0] = component;
+	if (!m->sealed) {
+		ub->io->sha256_begin(&mac->hash);
+		return;
+	}
+	place[0] = m->id;
 	ub_put_u32(place + 1, index);
-	ub_hmac_begin(ub, &mac, ub->keys.siv, UB_DIGEST);
-	ub->io->sha256_add(&mac.hash, place, sizeof(place));
-	ub->io->sha256_add(&mac.hash, plaintext, length);
-	ub_hmac_end(ub, &mac, digest);
+	ub_hmac_begin(ub, mac, ub->keys.siv, UB_DIGEST);
+	ub->io->sha256_add(&mac->hash, place, sizeof(place));
+}
+
+void ub_digest_end(struct unbrickd *ub, const struct ub_manifest *m, struct ub_hmac *mac, uint8_t digest[UB_DIGEST])
+{
+	if (m->sealed)
+		ub_hmac_end(ub, mac, digest);
+	else
+		ub->io->sha256_end(&mac->hash, digest);
 }

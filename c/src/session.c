@@ -21,6 +21,7 @@ void ub_send(struct unbrickd *ub, const struct unbrickd_peer *to)
 
 void ub_answer(struct unbrickd *ub)
 {
+	ub->stirred = true;
 	ub_send(ub, &ub->server.peer);
 }
 
@@ -149,48 +150,34 @@ static int open_offered(struct unbrickd *ub)
 	return error ? error : install(ub);
 }
 
-static int take_erase_block(struct unbrickd *ub)
+int ub_session_fetched(struct unbrickd *ub)
 {
-	struct unbrickd_event *event;
-	struct ub_fetch *f = &ub->fetch;
-	int error = ub_install_erase_block(ub, f->part, f->index, ub->receiver.length);
-
-	if (error)
-		return error;
-	event = ub_event(ub, UNBRICKD_ERASE_BLOCK_RESTORED, &ub->server.peer);
-	event->u.restored.part = &ub->part[f->part];
-	event->u.restored.index = f->index;
-	event->u.restored.done = f->done + 1;
-	event->u.restored.wanted = ub->part[f->part].differing;
-	ub_tell(ub);
-	ub->flash_changed = true;
-	return UNBRICKD_OK;
-}
-
-int ub_session_arrived(struct unbrickd *ub)
-{
-
-	if (ub->installing) {
-		int error = take_erase_block(ub);
-
-		if (error == UNBRICKD_E_DIGEST) {
-			ub_fetch_again(ub);
-			return ub->fetch.rejected >= MAX_REJECTED ? error : UNBRICKD_OK;
-		}
-		if (error)
-			return error;
-	}
-	ub->setbacks = 0;
-	ub->progress_us = ub->now_us;
-	ub->payload_bytes += ub->receiver.length;
-	if (!ub_fetch_accept(ub))
-		return UNBRICKD_OK;
-	ub_begin(ub, UB_DATA_END_ACK);
-	ub_add(ub, 0, 4);	/* verified */
-	ub_answer(ub);
 	if (!ub->installing)
 		return open_offered(ub);
 	return ub_fetch_component(ub, ub->fetch.part + 1) ? UNBRICKD_OK : finish(ub);
+}
+
+/* One step of writing the erase block at the head. */
+static int write(struct unbrickd *ub)
+{
+	struct ub_fetch *f = &ub->fetch;
+	struct unbrickd_event *event;
+	int error = ub_install_step(ub);
+
+	if (error == UNBRICKD_E_DIGEST) {
+		ub_receiver_reject(&ub->receiver);
+		return ++f->rejected < MAX_REJECTED ? UNBRICKD_OK : error;
+	}
+	if (error || !ub_install_is_written(ub))
+		return error;
+	f->is_writing = f->is_second_try = false;
+	event = ub_event(ub, UNBRICKD_ERASE_BLOCK_RESTORED, &ub->server.peer);
+	event->u.restored.part = &ub->part[f->part];
+	event->u.restored.index = ub->receiver.head.index;
+	event->u.restored.done = f->done + 1;
+	event->u.restored.wanted = ub->part[f->part].differing;
+	ub_tell(ub);
+	return ub_fetch_accept(ub) ? ub_session_fetched(ub) : UNBRICKD_OK;
 }
 
 /* The offer. */
@@ -213,38 +200,38 @@ static int take_none(struct unbrickd *ub)
 static int check_offer(struct unbrickd *ub, const uint8_t *offer, bool is_held)
 {
 	const struct ub_decision *d = &ub->decision;
-	uint32_t number = ub_u32(offer + UB_RESTORE_ACK_GENERATION);
-	uint32_t length = ub_u32(offer + UB_RESTORE_ACK_DOCUMENT_BYTES);
+	uint32_t number = ub->offer_generation, length = ub->offer_document_bytes;
 	uint8_t seal[UB_DIGEST];
 
 	if (d->rejected_from <= number && number <= d->rejected_to)
 		return UNBRICKD_E_REJECTED;
 	if (is_held && d->named == number)
 		return UNBRICKD_OK;
-	ub_good_seal(ub, number, offer + UB_RESTORE_ACK_DIGEST, seal);
+	ub_good_seal(ub, number, ub->offer_digest, seal);
 	if (!(offer[UB_RESTORE_ACK_FLAGS] & UB_HAS_SEAL) || !ub_same(seal, offer + UB_RESTORE_ACK_SEAL, UB_DIGEST))
 		return UNBRICKD_E_GOOD_SEAL;
 	if (!length)
 		return UNBRICKD_E_DOCUMENT;
-	if (length > ub->document_room || length > ub_record_capacity(ub->config))
+	if (length > ub->document_room || length > ub_record_capacity(ub->half_bytes))
 		return UNBRICKD_E_LAYOUT;
 	return UNBRICKD_OK;
 }
 
 static int take_offer(struct unbrickd *ub, const uint8_t *offer)
 {
-	bool is_held = ub->record.loaded && !memcmp(ub->record.digest, offer + UB_RESTORE_ACK_DIGEST, UB_DIGEST);
+	bool is_held;
 	int error;
 
-	if (!ub_u32(offer + UB_RESTORE_ACK_GENERATION))
-		return take_none(ub);
-	error = check_offer(ub, offer, is_held);
-	if (error)
-		return error;
 	ub->installing = false;
 	ub->offer_generation = ub_u32(offer + UB_RESTORE_ACK_GENERATION);
 	ub->offer_document_bytes = ub_u32(offer + UB_RESTORE_ACK_DOCUMENT_BYTES);
 	memcpy(ub->offer_digest, offer + UB_RESTORE_ACK_DIGEST, UB_DIGEST);
+	if (!ub->offer_generation)
+		return take_none(ub);
+	is_held = ub->record.loaded && !memcmp(ub->record.digest, ub->offer_digest, UB_DIGEST);
+	error = check_offer(ub, offer, is_held);
+	if (error)
+		return error;
 	if (!is_held) {
 		ub_fetch_document(ub);
 		return UNBRICKD_OK;
@@ -291,6 +278,7 @@ void ub_session_receive(struct unbrickd *ub, const struct unbrickd_peer *from, c
 		ub_discovery_receive(ub, from, &m);
 	} else if (ub->state != UB_IDLE && m.session == ub->session &&
 		   !memcmp(from->octets, ub->server.peer.octets, sizeof(from->octets))) {
+		ub->stirred = true;
 		error = take(ub, &m);
 		if (error)
 			fail(ub, error);
@@ -323,19 +311,22 @@ static int ask(struct unbrickd *ub)
 	ub_begin(ub, UB_RESTORE);
 	ub_add_octets(ub, ub->server.cookie, UB_COOKIE);
 	ub_add_octets(ub, ub->identity.device_id, UB_DEVICE_ID);
-	ub_add(ub, ub->decision.named, 4);
-	ub_add(ub, ub->decision.rejected_from, 4);
-	ub_add(ub, ub->decision.rejected_to, 4);
-	ub_add(ub, 0, 4);
+	ub_add(ub, ub->decision.named);
+	ub_add(ub, ub->decision.rejected_from);
+	ub_add(ub, ub->decision.rejected_to);
+	ub_add(ub, 0);
 	ub_answer(ub);
 	return UNBRICKD_OK;
 }
 
+/* Flash works only when the network is quiet: what has come is taken first, and what is asked for is on its way. */
 static int pull(struct unbrickd *ub)
 {
-	if (ub_since(ub->now_us, ub->progress_us) >= PROGRESS_US)
-		return UNBRICKD_E_SLOW;
-	return ub_fetch_poll(ub);
+	int error = ub_since(ub->now_us, ub->progress_us) >= PROGRESS_US ? UNBRICKD_E_SLOW : ub_fetch_poll(ub);
+	bool writes = !error && !ub->stirred && ub_fetch_is_writable(ub);
+
+	ub->stirred = writes;
+	return writes ? write(ub) : error;
 }
 
 void ub_session_poll(struct unbrickd *ub)
@@ -364,6 +355,8 @@ uint64_t ub_session_timer(const struct unbrickd *ub)
 	case UB_ASKING:
 		return ub->repeater.due_us;
 	case UB_FETCHING:
+		if (!ub->fetch.is_document && (ub->stirred || ub_fetch_is_writable(ub)))
+			return ub->now_us;
 		return ub_fetch_timer(ub);
 	default:
 		return UNBRICKD_NEVER;

@@ -1,6 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later OR BSD-2-Clause */
-/* Octets that are a number, must be text, or the same. Knows no field of any structure. */
+/* Numbers in octets, octets that must be text or the same. Knows no field of any structure. */
 #include "internal.h"
+
+uint32_t ub_pieces(uint32_t a, uint32_t b)
+{
+	return a / b + (a % b != 0);
+}
 
 uint16_t ub_u16(const uint8_t *at)
 {
@@ -49,19 +54,6 @@ bool ub_is_utf8(const uint8_t *octets, uint32_t length)
 			return false;
 	}
 	return true;
-}
-
-bool ub_is_text_field(const uint8_t *field, uint32_t size)
-{
-	uint32_t length = 0, at;
-
-	while (length < size && field[length])
-		length++;
-	for (at = length; at < size; at++) {
-		if (field[at])
-			return false;
-	}
-	return ub_is_utf8(field, length);
 }
 
 bool ub_same(const uint8_t *a, const uint8_t *b, uint32_t length)

@@ -89,10 +89,10 @@ int ub_decode(struct unbrickd *ub, const uint8_t *octets, uint32_t length, struc
 	return is_body(m) ? UNBRICKD_OK : UNBRICKD_E_MESSAGE;
 }
 
-void ub_add(struct unbrickd *ub, uint32_t value, uint32_t size)
+void ub_add(struct unbrickd *ub, uint32_t value)
 {
-	while (size--)
-		ub->writer.octets[ub->writer.length++] = (uint8_t)(value >> 8 * size);
+	ub_put_u32(ub->writer.octets + ub->writer.length, value);
+	ub->writer.length += 4;
 }
 
 void ub_add_octets(struct unbrickd *ub, const uint8_t *from, uint32_t length)
@@ -104,10 +104,10 @@ void ub_add_octets(struct unbrickd *ub, const uint8_t *from, uint32_t length)
 void ub_begin(struct unbrickd *ub, enum ub_type type)
 {
 	ub->writer.length = 0;
-	ub_add(ub, (uint32_t)'u' << 24 | 'B' << 16 | UB_PROTOCOL_VERSION << 8 | type, 4);
-	ub_add(ub, ub->fetch.transfer, 4);
-	ub_add(ub, ub->session, 4);
-	ub_add(ub, 0, 4);
+	ub_add(ub, (uint32_t)'u' << 24 | 'B' << 16 | UB_PROTOCOL_VERSION << 8 | type);
+	ub_add(ub, ub->fetch.transfer);
+	ub_add(ub, ub->session);
+	ub_add(ub, 0);
 }
 
 void ub_end(struct unbrickd *ub)

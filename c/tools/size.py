@@ -21,7 +21,14 @@ ROOT = Path(__file__).resolve().parents[1]
 FLAGS = (
     "-std=c99",
     "-Os",
+    "-ffreestanding",
+    "-fno-builtin",
+    "-fshort-wchar",
+    "-fno-strict-aliasing",
+    "-fno-delete-null-pointer-checks",
+    "-fno-common",
     "-ffunction-sections",
+    "-fdata-sections",
     "-fno-pic",
     "-fno-pie",
     "-fno-unwind-tables",
@@ -31,13 +38,19 @@ FLAGS = (
     "-Isrc",
     "-Icrypto",
 )
-"""As a bootloader is built."""
+"""As U-Boot's Makefile has them for all boards."""
+_MIPS = ("-march=mips32r2", "-EB", "-mabi=32", "-mno-abicalls", "-G0")
 TARGETS = {
-    "ARM Thumb-2": ("arm-linux-gnueabihf", ["-mthumb", "-march=armv7-a+fp"]),
-    "AArch64": ("aarch64-linux-gnu", []),
-    "MIPS32 BE": ("mips-linux-gnu", ["-mips32r2", "-EB", "-mno-abicalls", "-G0"]),
+    "ARM Thumb-2": (
+        "arm-linux-gnueabihf",
+        ("-mthumb", "-mthumb-interwork", "-march=armv7-a+fp", "-mno-unaligned-access", "-ffixed-r9"),
+    ),
+    "AArch64": ("aarch64-linux-gnu", ("-mstrict-align", "-mgeneral-regs-only", "-ffixed-r9", "-ffixed-x18")),
+    "MIPS32 BE": ("mips-linux-gnu", _MIPS),
+    "MIPS16e BE": ("mips-linux-gnu", (*_MIPS, "-mips16")),
 }
-"""Compiler prefix and flags, as U-Boot builds for such boards."""
+"""Compiler prefix and flags, as U-Boot's arch/*/config.mk has them for such boards. MIPS16e: the shorter instructions
+that the MIPS cores of most home gateways have (24K, 34K, 74K, 1004K); U-Boot does not use them, other loaders may."""
 MAX_TEXT_BYTES = 16 << 10
 MAX_RAM_BYTES = 32 << 10
 LAYOUTS = ((64 << 10, 16), (64 << 10, 0), (256 << 10, 16))
@@ -48,10 +61,13 @@ WORDS = "words"
 _NODE = re.compile(r'node: \{ title: "([^"]+)" label: "[^"]*\\n(\d+) bytes \(static\)')
 _EDGE = re.compile(r'edge: \{ sourcename: "([^"]+)" targetname: "([^"]+)"')
 
+_SECTION = re.compile(r"^\.(text|rodata|data|bss)\S*\s+(\d+)", re.MULTILINE)
+
 # Sizes of structures come out of the compiler as sizes of arrays, so that nothing needs to run on the target.
 _PROBE = """
 #include "internal.h"
-char context_[sizeof(struct unbrickd)], flight_[sizeof(struct ub_flight)];
+char context_[sizeof(struct unbrickd)], flight_[sizeof(struct ub_flight)], block_[sizeof(struct ub_block)];
+char ahead_[UB_AHEAD + UB_PAGE], shortest_[UB_SHORTEST_BLOCK];
 """
 
 
@@ -70,12 +86,14 @@ class Cost:
 
 
 def sizes(prefix: str, objects: list[Path]) -> tuple[int, int]:
-    """(text, data and bss) of all of them."""
-    if not objects:
-        return 0, 0
-    run = subprocess.run([f"{prefix}-size", *map(str, objects)], check=True, capture_output=True, text=True)
-    rows = [line.split() for line in run.stdout.splitlines()[1:]]
-    return sum(int(row[0]) for row in rows), sum(int(row[1]) + int(row[2]) for row in rows)
+    """(code and constants, data and bss) of all of them: what a linker keeps of each, its own tables not counted."""
+    text = data = 0
+    if objects:
+        run = subprocess.run([f"{prefix}-size", "-A", *map(str, objects)], check=True, capture_output=True, text=True)
+        for name, size in _SECTION.findall(run.stdout):
+            text += int(size) if name in ("text", "rodata") else 0
+            data += int(size) if name in ("data", "bss") else 0
+    return text, data
 
 
 def deepest_stack(graphs: list[Path]) -> tuple[int, str]:
@@ -124,7 +142,11 @@ def measure(target: str, directory: Path) -> Cost:
         stack=stack,
         deepest=deepest,
         ram=tuple(
-            struct["context_"] + struct["flight_"] * min(ring or 256, 256) + erase_block // 512 + 256 // 8
+            struct["context_"]
+            + struct["flight_"] * min(ring or 256, 256)
+            + struct["ahead_"]
+            + struct["block_"] * ((erase_block + struct["ahead_"]) // struct["shortest_"])
+            + 256 // 8
             for erase_block, ring in LAYOUTS
         ),
     )
@@ -148,7 +170,9 @@ def main() -> int:
             ram = " ".join(f"{r:12}" for r in c.ram)
             print(f"{c.target:12} {c.text:6} {c.words:6} {c.crypto:6} {c.data:5} {c.stack:6} {ram}")
         print(f"stack: {costs[0].deepest}")
-        print("RAM: context, blocks in flight, block states, map of damage; besides one erase block and the document")
+        print(
+            "RAM: context, what is taken ahead, blocks, flights, map of damage; besides an erase block and the document"
+        )
     thumb = costs[0]
     failed = thumb.text > MAX_TEXT_BYTES or any(r + c.stack > MAX_RAM_BYTES for c in costs for r in c.ram)
     if failed or any(c.data for c in costs):

@@ -187,7 +187,7 @@ class CCore:
         """No byte between the pieces of the memory may be touched from now on."""
         poison = ctypes.CDLL(None)["__asan_poison_memory_region"]
         ub = self.ub
-        for piece in (ub.receiver.flights, ub.erase_block, ub.receiver.states, ub.damage, ub.document):
+        for piece in (ub.receiver.storage.flights, ub.receiver.storage.blocks, ub.buffer, ub.damage, ub.document):
             at = int(ffi().cast("uintptr_t", piece))
             poison(ctypes.c_void_p(at - GUARD_BYTES), ctypes.c_size_t(GUARD_BYTES))
 

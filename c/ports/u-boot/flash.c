@@ -158,6 +158,7 @@ int ubp_flash_setup(struct ubp *p)
 	p->config.identity = p->identity;
 	p->config.identity_bytes = min_t(u32, sizeof(p->identity), p->identity_at.bytes);
 	p->config.components = p->component;
+	p->config.program_bytes = 4096;	/* MTD divides it as the chip takes it */
 	p->io.read = flash_read;
 	p->io.program = flash_program;
 	p->io.erase = flash_erase_block;

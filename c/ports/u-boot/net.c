@@ -15,6 +15,7 @@
 #include "port.h"
 
 #define TICK_MS 50u		/* the light blinks no faster than every 100 ms */
+#define BUSY_MS 200u		/* at most without a look for Ctrl-C */
 #define RETRY_MS 1000u		/* no card, no carrier: perhaps there is later */
 #define MAX_MESSAGE 1472	/* UDP payload of an Ethernet frame */
 
@@ -49,43 +50,57 @@ static void send(void *app, const struct unbrickd_peer *to, const u8 *message, u
 	net_send_udp_packet(ethernet, address, ntohs(port), UNBRICKD_DEVICE_PORT, length);
 }
 
-/* Let the core do what is due. How long it has nothing to do, at most, in ms; 0: it is done. */
-static ulong turn(struct ubp *p)
+/* Let the core do what is due; how long it has nothing to do then, at most. False: it is done. */
+static bool turn(struct ubp *p, ulong *wait_ms)
 {
 	u64 now_us = get_timer_us(0), wake_us = now_us;
 
 	if (!p->error)
 		p->error = unbrickd_poll(p->core, now_us, &wake_us);
 	ubp_light_refresh(p, now_us);
-	if (p->error || unbrickd_boots(p->core))
-		return 0;
 	now_us = get_timer_us(0);
-	if (wake_us <= now_us)
-		return 1;
-	return 1 + (ulong)min_t(u64, wake_us - now_us, TICK_MS * 1000) / 1000;
+	*wait_ms = wake_us <= now_us ? 0 : 1 + (ulong)min_t(u64, wake_us - now_us, TICK_MS * 1000) / 1000;
+	return !p->error && !unbrickd_boots(p->core);
 }
 
-static void go_on(void)
-{
-	ulong wait_ms = turn(running);
+static void go_on(void);
 
-	if (wait_ms)
-		net_set_timeout_handler(wait_ms, go_on);
+static void come_back(bool goes_on, ulong wait_ms)
+{
+	if (goes_on)
+		net_set_timeout_handler(max(wait_ms, 1ul), go_on);	/* 0 would be never */
 	else
 		net_set_state(NETLOOP_SUCCESS);	/* FAIL would obey `netretry` and may change the card */
+}
+
+/*
+ * While flash is written, step by step, the card is emptied here between two steps: what was asked for comes in
+ * meanwhile. U-Boot's own loop does it now and then, which looks for Ctrl-C, but takes two milliseconds to come back.
+ */
+static void go_on(void)
+{
+	ulong since = get_timer(0), wait_ms;
+	bool goes_on;
+
+	while ((goes_on = turn(running, &wait_ms)) && !wait_ms && get_timer(since) < BUSY_MS)
+		eth_rx();
+	come_back(goes_on, wait_ms);
 }
 
 static void on_packet(uchar *packet, unsigned int port, struct in_addr from, unsigned int from_port, unsigned int length)
 {
 	const struct ethernet_hdr *frame = (const struct ethernet_hdr *)net_rx_packet;
 	struct unbrickd_peer peer;
+	ulong wait_ms;
+	bool goes_on;
 
 	/* An answer to no single card would go to all, or make U-Boot ask with ARP and wait. */
 	if (port != UNBRICKD_DEVICE_PORT || !is_valid_ethaddr(frame->et_src) || running->error)
 		return;
 	write_peer(&peer, from, from_port, frame->et_src);
 	running->error = unbrickd_receive(running->core, &peer, packet, length, get_timer_us(0));
-	go_on();
+	goes_on = turn(running, &wait_ms);
+	come_back(goes_on, wait_ms);
 }
 
 /*
@@ -126,6 +141,7 @@ void ubp_net_setup(struct ubp *p)
 	p->config.targets = p->target;
 	p->config.max_message_bytes = MAX_MESSAGE;
 	p->config.ring_frames = CONFIG_UNBRICKD_RING_FRAMES;
+	p->config.ahead_bytes = CONFIG_UNBRICKD_AHEAD;
 	p->io.send = send;
 }
 
@@ -135,14 +151,14 @@ int ubp_net_run(struct ubp *p)
 
 	running = p;
 	while (!p->error && !unbrickd_boots(p->core)) {
-		ulong since;
+		ulong since, wait_ms;
 		int error = udp_loop(&ops);
 
 		p->on_line = false;
 		if (error == -EINTR)
 			return error;
 		/* What may boot as it is does so in the end, network or not. */
-		for (since = get_timer(0); error < 0 && turn(p) && get_timer(since) < RETRY_MS;) {
+		for (since = get_timer(0); error < 0 && turn(p, &wait_ms) && get_timer(since) < RETRY_MS;) {
 			if (ctrlc())
 				return -EINTR;
 			mdelay(1);

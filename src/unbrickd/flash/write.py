@@ -53,6 +53,19 @@ def write_erase_block(flash: Flash, block: EraseBlock, octets: bytes, *, page_by
         )
 
 
+def program_erased(flash: Flash, offset_bytes: int, octets: bytes, *, page_bytes: int = PAGE_BYTES) -> bool:
+    """Program what is erased, from the first page to the last, and read it back; whether that is right.
+
+    `offset_bytes` begins a page. Pages of 0xFF only are not programmed. Raises FlashError, as the flash itself does.
+    A power cut leaves what lies there undefined.
+    """
+    for at in range(0, len(octets), page_bytes):
+        page = octets[at : at + page_bytes]
+        if page != bytes([ERASED]) * len(page):
+            flash.program(offset_bytes + at, page)
+    return flash.read(offset_bytes, len(octets)) == octets
+
+
 def _read(flash: Flash, block: EraseBlock) -> bytes | None:
     """What it holds, or None if it cannot be read, which erasing may mend."""
     try:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from unbrickd.transfer.receiver import Completed, Receiver
 from unbrickd.transfer.retry import Repeater
 from unbrickd.transfer.segments import DOCUMENT_SLICE_BYTES, Segment
-from unbrickd.transfer.sender import MAX_PENDING_RANGES
 from unbrickd.wire import messages as m
 from unbrickd.wire.framing import MIN_MAX_MESSAGE_BYTES
 from unbrickd.wire.packet import BLOCK_OVERHEAD_BYTES, Message
@@ -26,22 +25,25 @@ SHORTEST_BLOCK_BYTES = 512
 """A server that can send no longer blocks than this is given up: what is known of each block costs memory."""
 MAX_WINDOW_BLOCKS = 256
 """Blocks outstanding, unless the device's ring takes fewer."""
-BLOCK_STATE_BYTES = 1 + 2 * 16 + 4
-"""Per block of the erase block in work: its state, when and by which request it was asked for, now and before, and its
-place among the lost."""
-REQUEST_STATE_BYTES = 8
+AHEAD_BYTES = 16 << 10
+"""So much of what follows an erase block is taken while that is filled or written: network and flash work at once."""
+BLOCK_STATE_BYTES = 8
+"""Per block that the buffer takes: where it belongs, its length, and whether it is there."""
+FLIGHT_BYTES = 16
+"""Per block outstanding: which it is, when and by which request it was asked for, and in which order."""
 MISC_RAM_BYTES = 4096
-"""Contexts, decoded message, keys."""
+"""Contexts, blocks given up of late, decoded message, keys."""
 
 
 def declared_ram_bytes(*, segment_bytes: int, block_bytes: int, max_message_bytes: int) -> int:
     """What recovery keeps beyond the manifest while it fetches segments of at most so many bytes.
 
-    The segment, what is known of its blocks and requests, one message each way, and the rest. The C core reserves just
-    this; Python's short-lived copies are not counted.
+    The buffer for a segment and what is taken ahead, what is known of its blocks, one message each way, and the rest.
+    The C core reserves just this; Python's short-lived copies are not counted.
     """
-    blocks = -(-segment_bytes // block_bytes) * BLOCK_STATE_BYTES
-    return segment_bytes + blocks + MAX_PENDING_RANGES * REQUEST_STATE_BYTES + 2 * max_message_bytes + MISC_RAM_BYTES
+    buffer = segment_bytes + AHEAD_BYTES
+    blocks = -(-buffer // block_bytes) * BLOCK_STATE_BYTES + MAX_WINDOW_BLOCKS * FLIGHT_BYTES
+    return buffer + blocks + 2 * max_message_bytes + MISC_RAM_BYTES
 
 
 def worst_ram_bytes(*, erase_block_bytes: int, max_message_bytes: int) -> int:
@@ -91,41 +93,53 @@ class Fetch:
         self._receiver: Receiver | None = None
         self._block_bytes = max_block_bytes
         self._ack_due = False
+        self.rejected = 0
+        """Segments that were not what their digest says."""
 
     @property
     def complete(self) -> bool:
         return self._receiver is not None and self._receiver.complete
 
     @property
-    def rejected(self) -> int:
-        """Segments that were not what their digest says."""
-        return self._receiver.stats.rejected_segments if self._receiver is not None else 0
+    def head(self) -> Completed | None:
+        """The first segment that was not accepted, once all of it is there."""
+        return self._receiver.head() if self._receiver is not None and self._receiver.is_whole else None
 
     @property
     def block_bytes(self) -> int:
         """Length of a block, as far as it is settled."""
         return self._block_bytes
 
-    def receive(self, message: Message, now_s: float) -> tuple[Completed, ...]:
-        """A message of this transfer; returns the segment that it completes, if any. Raises NoHelp."""
+    def receive(self, message: Message, now_s: float) -> None:
+        """A message of this transfer. Raises NoHelp."""
         if isinstance(message, m.DataStart):
             self._start(message, now_s)
         elif self._receiver is not None and isinstance(message, m.DataBlock):
-            return self._receiver.receive_block(
+            self._receiver.receive_block(
                 request=message.request, offset_bytes=message.offset_bytes, payload=message.payload, now_s=now_s
             )
         elif self._receiver is not None and isinstance(message, m.DataEnd):
             self._receiver.receive_end(request=message.request, blocks_sent=message.blocks_sent, now_s=now_s)
-        return ()
 
-    def accept(self, segment: Segment) -> None:
+    def release(self, length_bytes: int) -> None:
+        """So many more bytes of the head are used up."""
         assert self._receiver is not None
-        self._receiver.accept(segment.index)
+        self._receiver.release(length_bytes)
 
-    def reject(self, segment: Segment, now_s: float) -> None:
-        """It is not what its digest says: fetch it again."""
+    def accept(self) -> None:
+        """All of the head is."""
         assert self._receiver is not None
-        self._receiver.reject(segment.index, now_s)
+        self._receiver.accept()
+
+    def again(self) -> None:
+        """Fetch the head again, and what follows."""
+        assert self._receiver is not None
+        self._receiver.reject()
+
+    def reject(self) -> None:
+        """The head is not what its digest says: fetch it again."""
+        self.rejected += 1
+        self.again()
 
     def outgoing(self, now_s: float) -> list[Message]:
         """What is due now. Raises NoHelp."""
@@ -182,7 +196,7 @@ class Fetch:
         self._receiver = Receiver(
             segments=wanted.segments,
             block_bytes=self._block_bytes,
-            max_open_segments=1,
+            ahead_bytes=AHEAD_BYTES,
             max_window_blocks=self._max_window_blocks,
             now_s=now_s,
         )

@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import hashlib
 
-from unbrickd.errors import IntegrityError
+from unbrickd.errors import FlashError, IntegrityError
 from unbrickd.flash.device import DeviceFlash
+from unbrickd.flash.interface import ERASED
 from unbrickd.flash.record import BootRecord
-from unbrickd.flash.write import write_erase_block
+from unbrickd.flash.write import MAX_TRIES, PAGE_BYTES, program_erased, write_erase_block
 from unbrickd.model.manifest import Manifest, SealedGeneration
 from unbrickd.recovery import events
 from unbrickd.recovery.check import Decision, Reason, check_generation
 from unbrickd.recovery.offer import choose, next_record
 from unbrickd.seal.content import Octets, open_erase_block
+
+STEP_BYTES = 4096
+"""Written in one step, while the network waits: a few milliseconds of NOR flash."""
 
 
 class Installation:
@@ -41,6 +45,9 @@ class Installation:
             assert slot is not None, "check_generation made sure of it"
             parts.append((manifest, slot.damaged(manifest, device.keys.content)))
         self._pending = [part for part in parts if part[1]]
+        self._contents: bytes | None = None
+        self._written = 0
+        self._is_second_try = False
         recorded = before.sealed.generation if before is not None else None
         self.summary = events.OfferTaken(
             generation=target.generation.number,
@@ -61,16 +68,45 @@ class Installation:
         """The component to fetch now and the indexes of its erase blocks that differ; None when all is there."""
         return self._pending[0] if self._pending else None
 
-    def take(self, index: int, octets: Octets) -> events.EraseBlockRestored:
-        """One erase block of that component, as moved: verify, program, read back.
+    def step(self, index: int, octets: Octets) -> int:
+        """One step of writing that erase block of this component, `octets` as moved; how many more bytes are in flash.
 
-        Raises IntegrityError, and nothing is touched, if it is not what the manifest says; FlashError.
+        First verify it and erase: 0. Raises IntegrityError, and nothing is touched, if it is not what the manifest
+        says. Then, in the order of the image, program a piece and read it back. If that is wrong for the first time, it
+        must be fetched again: -1; for the second time FlashError `verify`. And whatever the flash raises.
         """
-        manifest, differing = self._pending[0]
+        manifest, _ = self._pending[0]
         slot = self._device.slot(manifest.component_id)
         assert slot is not None
-        contents = self._verified(manifest, index, octets)
-        write_erase_block(slot.flash, slot.flash.geometry.erase_block(index), bytes(contents))
+        block = slot.flash.geometry.erase_block(index)
+        if self._contents is None:
+            contents = bytes(self._verified(manifest, index, octets))
+            filled = min(-(-len(contents) // PAGE_BYTES) * PAGE_BYTES, block.size_bytes)
+            self._contents = contents.ljust(filled, bytes([ERASED]))
+            self._written = 0
+            write_erase_block(slot.flash, block, b"")
+            return 0
+        piece = self._contents[self._written : self._written + STEP_BYTES]
+        if program_erased(slot.flash, block.offset_bytes + self._written, piece):
+            self._written += len(piece)
+            return len(piece)
+        if self._is_second_try:
+            raise FlashError(
+                f"erase block {index} at {block.offset_bytes:#x} reads back wrong after {MAX_TRIES} tries",
+                code="verify",
+                hint="the flash is worn out there",
+            )
+        self._contents = None
+        self._is_second_try = True
+        return -1
+
+    def erase_block_done(self, index: int) -> events.EraseBlockRestored | None:
+        """All of it was written; None if there is more to do."""
+        manifest, differing = self._pending[0]
+        if self._contents is None or self._written < len(self._contents):
+            return None
+        self._contents = None
+        self._is_second_try = False
         return events.EraseBlockRestored(
             component=manifest.name, index=index, done=differing.index(index) + 1, wanted=len(differing)
         )

@@ -2,7 +2,8 @@
 """The restore session: from the first Probe to the boot record (R18 to R23; spec/protocol.md §5.1).
 
 A state machine without sockets and clocks: `receive` takes a message, `outgoing` gives what is due, `timer` says when
-to ask again. It writes flash as erase blocks arrive, each verified first and read back after, the boot record last.
+to ask again. It writes flash as erase blocks arrive, each verified first and read back after, the boot record last; in
+steps, one at each `outgoing` before which nothing came and in which nothing had to be sent.
 Nothing a server says can make it write a byte that this device did not seal, or name anything in the boot record that
 it may not run: the worst a server can do is not to help.
 """
@@ -18,13 +19,20 @@ from unbrickd.model.manifest import GENERATION_OBJECT_ID, SealedGeneration
 from unbrickd.model.peer import Datagram, Peer
 from unbrickd.recovery import events
 from unbrickd.recovery.check import Decision, Findings, named_again
-from unbrickd.recovery.fetch import MAX_WINDOW_BLOCKS, Fetch, NoHelp, Wanted, declared_ram_bytes
+from unbrickd.recovery.fetch import (
+    MAX_WINDOW_BLOCKS,
+    SHORTEST_BLOCK_BYTES,
+    Fetch,
+    NoHelp,
+    Wanted,
+    declared_ram_bytes,
+)
 from unbrickd.recovery.install import Installation
 from unbrickd.recovery.offer import check_offer, open_document
 from unbrickd.transfer.discovery import AVOID_S, Discovery, FoundServer
 from unbrickd.transfer.receiver import Completed
 from unbrickd.transfer.retry import Repeater
-from unbrickd.transfer.segments import document_segments, segments_of
+from unbrickd.transfer.segments import Segment, document_segments, segments_of
 from unbrickd.wire import messages as m
 from unbrickd.wire.framing import MIN_MAX_MESSAGE_BYTES
 from unbrickd.wire.packet import BLOCK_OVERHEAD_BYTES, Message, Packet, decode, encode
@@ -93,6 +101,8 @@ class RestoreSession:
         self._installation: Installation | None = None
         self._fetch: Fetch | None = None
         self._progress_s = now_s
+        self._stirred = False
+        """Whether a message came or went, or flash worked, since `outgoing` last looked for such work."""
         self._to_send: list[Datagram] = []
         self._events: list[events.Event] = []
         self._bytes_received = self._bytes_sent = self._payload_bytes = 0
@@ -111,6 +121,7 @@ class RestoreSession:
             self._discovery.receive(peer, packet.message, now_s)
         elif self._server is not None and peer == self._server.peer and packet.session == self._session:
             self._bytes_received += len(octets)
+            self._stirred = True
             try:
                 self._in_session(packet, now_s)
             except (NoHelp, IntegrityError, FlashError) as error:
@@ -126,7 +137,7 @@ class RestoreSession:
                 self._ask(now_s)
             elif self._state is _State.FETCHING:
                 self._pull(now_s)
-        except NoHelp as error:
+        except (NoHelp, IntegrityError, FlashError) as error:
             self._fail(error, now_s)
         due, self._to_send = self._to_send, []
         self._bytes_sent += sum(len(octets) for _, octets in due)
@@ -137,7 +148,8 @@ class RestoreSession:
         if self._state is _State.PROBING:
             return self._discovery.timer()
         if self._state is _State.FETCHING and self._fetch is not None:
-            return self._fetch.timer()
+            writes = self._installation is not None and (self._stirred or self._fetch.head is not None)
+            return 0.0 if writes else self._fetch.timer()
         return None if self._state is _State.DONE else self._repeater.due_s
 
     def events(self) -> list[events.Event]:
@@ -150,7 +162,7 @@ class RestoreSession:
         """What is kept now besides manifests; never more than `fetch.worst_ram_bytes`."""
         return declared_ram_bytes(
             segment_bytes=self._fetch.largest_segment_bytes if self._fetch is not None else 0,
-            block_bytes=self._fetch.block_bytes if self._fetch is not None else 1,
+            block_bytes=self._fetch.block_bytes if self._fetch is not None else SHORTEST_BLOCK_BYTES,
             max_message_bytes=self._max_message_bytes,
         )
 
@@ -194,8 +206,9 @@ class RestoreSession:
             if self._state is _State.ASKING:
                 self._take_offer(message, now_s)
         elif self._state is _State.FETCHING and self._fetch is not None and packet.transfer == self._fetch.transfer:
-            for completed in self._fetch.receive(message, now_s):
-                self._arrived(completed, now_s)
+            self._fetch.receive(message, now_s)
+            if self._installation is None:
+                self._take_slices(self._fetch, now_s)
 
     def _error(self, error: m.Error, now_s: float) -> None:
         if error.code == m.ErrorCode.ROTTEN:
@@ -281,23 +294,39 @@ class RestoreSession:
             self._begin_fetch(self._fetch.wanted, now_s)
         for message in self._fetch.outgoing(now_s):
             self._send(message, transfer=self._fetch.transfer)
+        # Flash works only when the network is quiet: what has come is taken first, what is asked for is on its way.
+        head = self._fetch.head if self._installation is not None and not self._stirred else None
+        self._stirred = head is not None
+        if head is not None and self._installation is not None:
+            self._write(self._installation, self._fetch, head, now_s)
 
-    def _arrived(self, completed: Completed, now_s: float) -> None:
-        """One erase block (or slice of the document) is whole. Raises IntegrityError, FlashError."""
-        fetch, segment, installation = self._fetch, completed.segment, self._installation
-        assert fetch is not None
-        if installation is None:
-            self._document[segment.offset_bytes : segment.end_bytes] = completed.octets
-        else:
-            try:
-                self._events.append(installation.take(segment.index, completed.octets))
-            except IntegrityError:
-                fetch.reject(segment, now_s)
-                if fetch.rejected >= MAX_REJECTED_ERASE_BLOCKS:
-                    raise
-                return
-            self._flash_changed = True
-        fetch.accept(segment)
+    def _take_slices(self, fetch: Fetch, now_s: float) -> None:
+        """What has come of the document, in order. Raises IntegrityError."""
+        while (head := fetch.head) is not None:
+            self._document[head.segment.offset_bytes : head.segment.end_bytes] = head.octets
+            self._accept(fetch, head.segment, now_s)
+
+    def _write(self, installation: Installation, fetch: Fetch, head: Completed, now_s: float) -> None:
+        """One step of writing the erase block that is whole. Raises IntegrityError, FlashError."""
+        index = head.segment.index
+        try:
+            written = installation.step(index, head.octets)
+        except IntegrityError:
+            fetch.reject()
+            if fetch.rejected >= MAX_REJECTED_ERASE_BLOCKS:
+                raise
+            return
+        self._flash_changed = True
+        if written < 0:
+            fetch.again()
+            return
+        fetch.release(written)
+        if (restored := installation.erase_block_done(index)) is not None:
+            self._events.append(restored)
+            self._accept(fetch, head.segment, now_s)
+
+    def _accept(self, fetch: Fetch, segment: Segment, now_s: float) -> None:
+        fetch.accept()
         self._setbacks = 0
         self._progress_s = now_s
         self._payload_bytes += segment.length_bytes
@@ -371,4 +400,5 @@ class RestoreSession:
 
     def _send(self, message: Message, *, transfer: int) -> None:
         assert self._server is not None
+        self._stirred = True
         self._to_send.append((self._server.peer, encode(message, session=self._session, transfer=transfer)))

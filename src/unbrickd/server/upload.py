@@ -32,7 +32,7 @@ class Sink(Protocol):
     def missing(self) -> tuple[Segment, ...]:
         """What has still to come, in the order it is wanted."""
 
-    def take(self, segment: Segment, octets: memoryview) -> bool:
+    def take(self, segment: Segment, octets: bytes | memoryview) -> bool:
         """Verify and keep one segment; False if it is not what it should be. Raises StorageError."""
 
     def suspend(self) -> None:
@@ -49,7 +49,7 @@ class DocumentSink:
     def missing(self) -> tuple[Segment, ...]:
         return document_segments(len(self._octets))
 
-    def take(self, segment: Segment, octets: memoryview) -> bool:
+    def take(self, segment: Segment, octets: bytes | memoryview) -> bool:
         self._octets[segment.offset_bytes : segment.end_bytes] = octets
         return True
 
@@ -88,7 +88,7 @@ class ImageSink:
     def missing(self) -> tuple[Segment, ...]:
         return self._missing
 
-    def take(self, segment: Segment, octets: memoryview) -> bool:
+    def take(self, segment: Segment, octets: bytes | memoryview) -> bool:
         if hashlib.sha256(octets).digest() != self._manifest.transfer_digests[segment.index]:
             return False
         self._upload.write(segment.offset_bytes, bytes(octets))
@@ -131,7 +131,7 @@ class IncomingTransfer:
         self._receiver = Receiver(
             segments=segments,
             block_bytes=block_bytes,
-            max_open_segments=max(1, self._limits.upload_buffer_bytes // largest),
+            ahead_bytes=max(0, self._limits.upload_buffer_bytes - largest),
             max_window_blocks=self._limits.max_window_blocks,
             now_s=now_s,
         )
@@ -153,15 +153,16 @@ class IncomingTransfer:
 
     def receive_block(self, block: m.DataBlock, now_s: float) -> None:
         """Raises StorageError; Refusal if too many erase blocks were wrong."""
-        done = self._receiver.receive_block(
+        self._receiver.receive_block(
             request=block.request, offset_bytes=block.offset_bytes, payload=block.payload, now_s=now_s
         )
-        for completed in done:
-            if self._sink.take(completed.segment, completed.octets):
-                self._receiver.accept(completed.segment.index)
+        while self._receiver.is_whole:
+            whole = self._receiver.head()
+            if self._sink.take(whole.segment, whole.octets):
+                self._receiver.accept()
                 self._on_take()
                 continue
-            self._receiver.reject(completed.segment.index, now_s)
+            self._receiver.reject()
             if self.stats.rejected_segments > self._limits.max_rejected:
                 raise Refusal(m.ErrorCode.MALFORMED, "too many erase blocks are not what the document says")
 

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The receiving side of a transfer, which is in charge of it: what to ask for, when, how much, and what is lost.
 
+The segments wanted, laid end to end, are one stream, and the buffer a ring over it: what fits the ring is asked for
+without a pause at the end of a segment. Segments are handed out whole and in order, and make room as they are used up.
+
 Each block requested is outstanding until it arrives or counts as lost: when blocks requested some places later have
 arrived (the sender keeps the order), when the sender says it has sent all, or when nothing comes for a while. Lost
 blocks are requested again, first. Because a DataBlock names its request, a late one is told from a repeated one.
@@ -13,8 +16,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 from unbrickd.transfer.rtt import RttEstimator
 from unbrickd.transfer.segments import Segment
@@ -26,21 +30,25 @@ MIN_REORDERING_PLACES = 3
 """As TCP's three duplicate acknowledgements (RFC 5681 §3.2). Grows when a block comes that counted as lost, halves
 when nothing comes for so long that waiting for later arrivals was the mistake."""
 BATCHES_PER_WINDOW = 4
-"""A request asks for about this part of the window: for no less, so that requests stay few; for no more, so that the
-loss of one leaves others whose blocks show it."""
+"""A request asks for about this part of what may be outstanding: for no less, so that requests stay few; for no more,
+so that the loss of one leaves others whose blocks show it."""
 REPEATING_LOSS = 0.02
 """From this loss on each request is sent twice, as the loss of one costs a round trip and all of its blocks; it is 2 %
 of their bytes at most, and the sender serves it once (spec/protocol.md §4.10)."""
 
-_UNASKED, _ASKED, _HELD = 0, 1, 2
-
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """All of a segment has arrived. `octets` is a view of the receiver's buffer, valid until accept or reject."""
+    """All of a segment has arrived. `pieces`: views of the ring, two where it begins anew; valid until they are used
+    up (`Receiver.release`, `accept`, `reject`)."""
 
     segment: Segment
-    octets: memoryview
+    pieces: tuple[memoryview, ...]
+
+    @property
+    def octets(self) -> bytes | memoryview:
+        """All of it, in one."""
+        return self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
 
 
 @dataclass(slots=True)
@@ -64,40 +72,33 @@ class TransferStats:
     srtt_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Flight:
-    """A block that was requested and has not arrived."""
+@dataclass(slots=True, eq=False)
+class _Block:
+    """A block that was requested and has not arrived: in flight, or lost.
 
-    place: int
-    request: int
-    asked_s: float
+    segment: its index in the order of the stream; at_bytes: where in the stream it lies. place, request, asked_s: of
+    when it was asked for last; given_up: the same of when it counted as lost last.
+    """
 
-
-class _Slot:
-    """A buffer and the segment it is being filled with."""
-
-    def __init__(self, size_bytes: int, blocks: int) -> None:
-        self.view = memoryview(bytearray(size_bytes))
-        self.states = bytearray(blocks)
-        self.segment = Segment(0, 0, 0)
-        self.blocks = self.unasked_from = self.missing = 0
-
-    def open(self, segment: Segment, block_bytes: int) -> None:
-        self.segment = segment
-        self.blocks = self.missing = -(-segment.length_bytes // block_bytes)
-        self.unasked_from = 0
-        self.states[:] = bytes(len(self.states))
+    segment: int
+    offset_bytes: int
+    length_bytes: int
+    at_bytes: int
+    place: int = 0
+    request: int = 0
+    asked_s: float = 0.0
+    given_up: tuple[int, int, float] | None = None
 
 
 class Receiver:
-    """Fetches `segments`, in this order, in blocks of `block_bytes`.
+    """Fetches `segments`, ascending, in blocks of `block_bytes`.
 
-    max_open_segments: how many are filled, or wait for accept or reject, at once: the RAM is that many times the
-    largest. max_window_blocks: how many blocks may be outstanding: the frames the device's ring takes, or the
-    socket's buffer.
+    ahead_bytes: how much of what follows a segment is taken while that is filled or used up: the RAM is that much and
+    the largest segment. max_window_blocks: how many blocks may be outstanding: the frames the device's ring takes, or
+    the socket's buffer.
 
-    Drive it: after receive_block, receive_end, accept and reject, and at `timer()`, send what `requests()` returns.
-    Nothing a peer sends makes it raise.
+    Drive it: after receive_block, receive_end, release, accept and reject, and at `timer()`, send what `requests()`
+    returns; while `is_whole`, use up `head()`. Nothing a peer sends makes it raise.
     """
 
     def __init__(
@@ -105,48 +106,52 @@ class Receiver:
         *,
         segments: Sequence[Segment],
         block_bytes: int,
-        max_open_segments: int,
+        ahead_bytes: int,
         max_window_blocks: int,
         now_s: float,
     ) -> None:
-        assert block_bytes >= 1 and max_open_segments >= 1 and max_window_blocks >= 1
+        assert block_bytes >= 1 and ahead_bytes >= 0 and max_window_blocks >= 1
         assert all(s.length_bytes >= 1 for s in segments)
+        assert all(a.end_bytes <= b.offset_bytes for a, b in pairwise(segments))
         self._block = block_bytes
-        self._unopened = deque(segments)
-        self._by_offset = sorted(segments, key=lambda s: s.offset_bytes)
-        self._offsets = [s.offset_bytes for s in self._by_offset]
-        assert all(a.end_bytes <= b for a, b in zip(self._by_offset, self._offsets[1:], strict=False))
+        self._segments = segments
+        self._offsets = [s.offset_bytes for s in segments]
+        self._starts = list(accumulate((s.length_bytes for s in segments), initial=0))
         largest = max((s.length_bytes for s in segments), default=0)
-        self._free = [
-            _Slot(largest, -(-largest // block_bytes)) for _ in range(min(max_open_segments, len(self._unopened)))
-        ]
-        self.buffer_bytes = sum(len(slot.view) + len(slot.states) for slot in self._free)
-        """RAM for segments and what is known of their blocks."""
-        self._open: dict[int, _Slot] = {}
-        self._unasked: deque[_Slot] = deque()
-        self._begun: set[int] = set()
-        self._whole: dict[int, _Slot] = {}
-        self._flights: OrderedDict[int, _Flight] = OrderedDict()
-        self._lost: dict[int, None] = {}
-        self._given_up: dict[int, _Flight] = {}
-        self._unserved: deque[tuple[int, int]] = deque()
-        self._unserved_ranges = 0
+        self.buffer_bytes = min(largest + ahead_bytes, self._starts[-1])
+        """RAM for segments."""
+        self._ring_blocks = max(1, (largest + ahead_bytes) // block_bytes)
+        self._ring = memoryview(bytearray(self.buffer_bytes))
+        self._head = 0
+        self._request = 0
+        self._next_place = 0
+        self._newest_place = -1
         self._max_window = max(1, min(max_window_blocks, MAX_PENDING_BYTES // block_bytes))
         self._window = Window(max_blocks=self._max_window)
         self._rtt = RttEstimator()
         self._reordering_places = MIN_REORDERING_PLACES
-        self._request = 0
-        self._next_place = 0
-        self._newest_place = -1
         self._armed_s = now_s
         self._quiet_since_s = now_s
         self._end: tuple[int, float] | None = None
         self.stats = TransferStats()
+        self._rewind()
+
+    def _rewind(self) -> None:
+        """Begin at the head, with nothing of it or behind it asked for."""
+        self._missing: dict[int, int] = {}
+        self._flights: OrderedDict[int, _Block] = OrderedDict()
+        self._lost: dict[int, _Block] = {}
+        self._unserved: deque[tuple[int, int]] = deque()
+        self._unserved_ranges = 0
+        self._void_up_to = self._request
+        self._next_segment = self._head
+        self._next_at = self._starts[self._head]
+        self._free_up_to = self._next_at + self.buffer_bytes
 
     @property
     def complete(self) -> bool:
         """Whether every segment was accepted."""
-        return not (self._unopened or self._open or self._whole)
+        return self._head == len(self._segments)
 
     def silent_s(self, now_s: float) -> float:
         """Since the last new block, or since blocks were first awaited if that is later."""
@@ -161,24 +166,25 @@ class Receiver:
 
     def receive_block(
         self, *, request: int, offset_bytes: int, payload: bytes | bytearray | memoryview, now_s: float
-    ) -> tuple[Completed, ...]:
-        """A DataBlock. Returns the segment it completes, if any. What was not asked for is counted and ignored."""
-        slot, index = self._find(request, offset_bytes, len(payload))
-        if slot is None:
-            return ()
-        at = index * self._block
-        slot.view[at : at + len(payload)] = payload
-        slot.states[index] = _HELD
-        slot.missing -= 1
+    ) -> None:
+        """A DataBlock. What was not asked for is counted and ignored."""
+        block = self._flights.get(offset_bytes) or self._lost.get(offset_bytes)
+        length = len(payload)
+        if block is None or length != block.length_bytes or not self._void_up_to < request <= self._request:
+            self._count_unwanted(request, offset_bytes, length)
+            return
+        at = block.at_bytes % self.buffer_bytes
+        if at + length <= self.buffer_bytes:
+            self._ring[at : at + length] = payload
+        else:
+            split = self.buffer_bytes - at
+            self._ring[at:] = payload[:split]
+            self._ring[: length - split] = payload[split:]
+        self._missing[block.segment] -= 1
         self.stats.blocks_received += 1
-        self.stats.bytes_delivered += len(payload)
+        self.stats.bytes_delivered += length
         self._armed_s = self._quiet_since_s = now_s
-        self._learn(request, offset_bytes, now_s)
-        if slot.missing:
-            return ()
-        segment = slot.segment
-        self._whole[segment.index] = self._open.pop(segment.offset_bytes)
-        return (Completed(segment, slot.view[: segment.length_bytes]),)
+        self._learn(block, request, now_s)
 
     def receive_end(self, *, request: int, blocks_sent: int, now_s: float) -> None:
         """A DataEnd: what is outstanding of requests up to this one is lost, but for what the network reordered."""
@@ -187,18 +193,40 @@ class Receiver:
             if self._end is None or self._end[0] < request:
                 self._end = (request, now_s + self._rtt.reordering_s)
 
-    def accept(self, segment_index: int) -> None:
-        """The segment is verified and done with; its buffer is free."""
-        self._free.append(self._whole.pop(segment_index))
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of the first segment that was not accepted has arrived."""
+        return self._missing.get(self._head) == 0
 
-    def reject(self, segment_index: int, now_s: float) -> None:
-        """The segment is not what its digest says: fetch it again."""
-        slot = self._whole.pop(segment_index)
+    def head(self) -> Completed:
+        """That segment."""
+        assert self.is_whole
+        segment = self._segments[self._head]
+        at = self._starts[self._head] % self.buffer_bytes
+        end = at + segment.length_bytes
+        if end <= self.buffer_bytes:
+            return Completed(segment, (self._ring[at:end],))
+        return Completed(segment, (self._ring[at:], self._ring[: end - self.buffer_bytes]))
+
+    def release(self, length_bytes: int) -> None:
+        """So many more bytes of its beginning are used up: make room."""
+        self._free_up_to += length_bytes
+
+    def accept(self) -> None:
+        """All of it is used up: on to the next."""
+        assert self.is_whole
+        del self._missing[self._head]
+        self._head += 1
+        self._free_up_to = self._starts[self._head] + self.buffer_bytes
+
+    def reject(self) -> None:
+        """It is not what it should be: fetch it again, and what follows, as that may lie where it has to come."""
+        assert self.is_whole
         self.stats.rejected_segments += 1
-        self._begin(slot, slot.segment)
+        self._rewind()
 
     def requests(self, now_s: float) -> list[BlockRequest]:
-        """What to send now, lost blocks first; empty if it is better to wait for more arrivals.
+        """What to send now, lost blocks first; empty if it is better to wait for more arrivals, or room.
 
         On a lossy path a request stands in it twice, and is sent twice.
         """
@@ -208,77 +236,78 @@ class Receiver:
         if not self._flights:
             self._unserved.clear()
             self._unserved_ranges = 0
-        room = self._window.blocks - len(self._flights)
-        batch = -(-self._window.blocks // BATCHES_PER_WINDOW)
-        if self._flights and room < batch and self._wants_more_than(room):
+        elif self._waits():
             return []
         requests: list[BlockRequest] = []
-        while room > 0 and self._unserved_ranges < MAX_PENDING_RANGES:
-            request = self._next_request(min(room, batch), now_s)
+        while self._unserved_ranges < MAX_PENDING_RANGES:
+            request = self._next_request(now_s)
             if request is None:
                 break
             requests += [request] * (2 if self._window.loss > REPEATING_LOSS else 1)
-            room = self._window.blocks - len(self._flights)
         return requests
 
-    def _find(self, request: int, offset: int, length: int) -> tuple[_Slot | None, int]:
-        """The slot and the block a DataBlock fills; counts those that fill none."""
-        position = bisect_right(self._offsets, offset) - 1
-        if position < 0 or not 1 <= request <= self._request:
-            self.stats.stray_blocks += 1
-            return None, 0
-        segment = self._by_offset[position]
-        index, odd = divmod(offset - segment.offset_bytes, self._block)
-        if odd or length != min(self._block, segment.end_bytes - offset):
-            self.stats.stray_blocks += 1
-            return None, 0
-        slot = self._open.get(segment.offset_bytes)
-        if slot is not None and slot.states[index] == _ASKED:
-            return slot, index
-        if slot.states[index] == _HELD if slot is not None else segment.offset_bytes in self._begun:
-            self.stats.duplicate_blocks += 1
-        else:
-            self.stats.stray_blocks += 1
-        return None, 0
+    @property
+    def _batch(self) -> int:
+        return -(-min(self._window.blocks, self._ring_blocks) // BATCHES_PER_WINDOW)
 
-    def _learn(self, request: int, offset: int, now_s: float) -> None:
+    def _waits(self) -> bool:
+        """Whether so little can be asked for now that it had better wait: window or ring will soon have more room."""
+        left = self._starts[-1] - self._next_at
+        wanted = len(self._lost) + -(-left // self._block)
+        takes = len(self._lost) + -(-min(left, self._free_up_to - self._next_at) // self._block)
+        return min(takes, self._window.blocks - len(self._flights)) < min(wanted, self._batch)
+
+    def _count_unwanted(self, request: int, offset: int, length: int) -> None:
+        """A block that was not awaited: one that is there already, or one that was never asked for."""
+        position = bisect_right(self._offsets, offset) - 1
+        if position >= 0 and self._void_up_to < request <= self._request:
+            segment = self._segments[position]
+            within = offset - segment.offset_bytes
+            is_block = within % self._block == 0 and length == min(self._block, segment.end_bytes - offset)
+            if is_block and self._starts[position] + within < self._next_at and offset not in self._lost:
+                self.stats.duplicate_blocks += 1
+                return
+        self.stats.stray_blocks += 1
+
+    def _learn(self, block: _Block, request: int, now_s: float) -> None:
         """Round trip, order and losses, from one new block."""
-        flight = self._flights.pop(offset, None)
-        given_up = self._given_up.pop(offset, None)
-        self._lost.pop(offset, None)
-        if flight is None or flight.request != request:
+        was_lost = self._flights.pop(block.offset_bytes, None) is None
+        if was_lost:
+            del self._lost[block.offset_bytes]
+        if was_lost or block.request != request:
             self.stats.late_blocks += 1
-            if given_up is not None and given_up.request == request:
-                behind = self._newest_place - given_up.place + 1
+            if block.given_up is not None and block.given_up[1] == request:
+                place, _, asked_s = block.given_up
+                behind = self._newest_place - place + 1
                 self._reordering_places = min(max(self._reordering_places, behind), self._max_window)
-                self._sample(given_up, now_s)
+                self._sample(place, asked_s, now_s)
             return
-        self._newest_place = max(self._newest_place, flight.place)
+        self._newest_place = max(self._newest_place, block.place)
         while self._unserved and self._unserved[0][0] <= self._newest_place:
             self._unserved_ranges -= self._unserved.popleft()[1]
-        self._sample(flight, now_s)
+        self._sample(block.place, block.asked_s, now_s)
         while self._flights and self._oldest().place <= self._newest_place - self._reordering_places:
             self._give_up_oldest()
 
-    def _sample(self, flight: _Flight, now_s: float) -> None:
-        rtt_s = now_s - flight.asked_s
+    def _sample(self, place: int, asked_s: float, now_s: float) -> None:
+        rtt_s = now_s - asked_s
         self._rtt.sample(rtt_s)
         self.stats.srtt_s = self._rtt.srtt_s or 0.0
         self._window.on_delivered(
-            place=flight.place,
+            place=place,
             next_place=self._next_place,
             rtt_s=rtt_s,
-            limited=bool(self._lost or self._unasked or (self._unopened and self._free)),
+            limited=bool(self._lost) or self._can_ask_anew(),
             now_s=now_s,
         )
 
-    def _oldest(self) -> _Flight:
+    def _oldest(self) -> _Block:
         return next(iter(self._flights.values()))
 
     def _give_up_oldest(self) -> None:
-        offset, flight = self._flights.popitem(last=False)
-        self._given_up[offset] = flight
-        self._lost[offset] = None
+        offset, block = self._flights.popitem(last=False)
+        block.given_up = (block.place, block.request, block.asked_s)
+        self._lost[offset] = block
         self._window.on_lost(1)
         self.stats.blocks_lost += 1
 
@@ -296,60 +325,55 @@ class Receiver:
                 self._give_up_oldest()
             self._end = None
 
-    def _begin(self, slot: _Slot, segment: Segment) -> None:
-        slot.open(segment, self._block)
-        self._open[segment.offset_bytes] = slot
-        self._begun.add(segment.offset_bytes)
-        self._unasked.append(slot)
+    def _can_ask_anew(self) -> bool:
+        """Whether there is a block that was never asked for, and room for it."""
+        at = self._next_at
+        return at < self._starts[-1] and min(at + self._block, self._starts[self._next_segment + 1]) <= self._free_up_to
 
-    def _wants_more_than(self, blocks: int) -> bool:
-        """Whether more than so many blocks could be requested now."""
-        if len(self._lost) > blocks or (self._unopened and self._free):
-            return True
-        return len(self._lost) + sum(slot.blocks - slot.unasked_from for slot in self._unasked) > blocks
+    def _next_wanted(self) -> _Block | None:
+        """Takes the next block to request: lost ones, the first of the stream first, then new ones."""
+        if self._lost:
+            return self._lost.pop(min(self._lost))
+        if not self._can_ask_anew():
+            return None
+        index, at = self._next_segment, self._next_at
+        segment, start, end = self._segments[index], self._starts[index], self._starts[index + 1]
+        block = _Block(index, segment.offset_bytes + at - start, min(self._block, end - at), at)
+        if at == start:
+            self._missing[index] = -(-segment.length_bytes // self._block)
+        self._next_at += block.length_bytes
+        if self._next_at == end:
+            self._next_segment += 1
+        return block
 
-    def _wanted(self) -> Iterator[tuple[int, int]]:
-        """Takes (offset, length) of one block after the other to request: lost ones, then new ones."""
-        while self._lost:
-            offset = next(iter(self._lost))
-            del self._lost[offset]
-            segment = self._by_offset[bisect_right(self._offsets, offset) - 1]
-            yield offset, min(self._block, segment.end_bytes - offset)
-        while self._unasked or (self._unopened and self._free):
-            if not self._unasked:
-                self._begin(self._free.pop(), self._unopened.popleft())
-            slot = self._unasked[0]
-            index = slot.unasked_from
-            slot.unasked_from += 1
-            slot.states[index] = _ASKED
-            if slot.unasked_from == slot.blocks:
-                self._unasked.popleft()
-            offset = slot.segment.offset_bytes + index * self._block
-            yield offset, min(self._block, slot.segment.end_bytes - offset)
-
-    def _next_request(self, room: int, now_s: float) -> BlockRequest | None:
-        """One BlockRequest of at most `room` blocks, and their flights; None if nothing is wanted."""
+    def _next_request(self, now_s: float) -> BlockRequest | None:
+        """One BlockRequest, and its blocks in flight; None if there is nothing to request, or no room for it."""
+        room = min(self._window.blocks - len(self._flights), self._batch)
         request = self._request + 1
         ranges: list[tuple[int, int]] = []
+        blocks = 0
         grows = False
-        for offset, length in self._wanted():
+        while blocks < room and len(ranges) < MAX_RANGES and self._unserved_ranges < MAX_PENDING_RANGES:
+            block = self._next_wanted()
+            if block is None:
+                break
+            offset, length = block.offset_bytes, block.length_bytes
             if grows and offset == sum(ranges[-1]):
                 ranges[-1] = (ranges[-1][0], ranges[-1][1] + length)
             else:
                 ranges.append((offset, length))
                 self._unserved_ranges += 1
             grows = length == self._block
-            self._flights[offset] = _Flight(self._next_place, request, now_s)
+            block.place, block.request, block.asked_s = self._next_place, request, now_s
+            self._flights[offset] = block
             self._next_place += 1
-            room -= 1
-            if room == 0 or len(ranges) == MAX_RANGES or self._unserved_ranges == MAX_PENDING_RANGES:
-                break
+            blocks += 1
         if not ranges:
             return None
         self._request = request
         self._armed_s = now_s
         self._unserved.append((self._next_place - 1, len(ranges)))
         self.stats.requests_sent += 1
-        self.stats.blocks_requested += sum(-(-length // self._block) for _, length in ranges)
-        last = not (self._lost or self._unasked or self._unopened)
+        self.stats.blocks_requested += blocks
+        last = not self._lost and self._next_at == self._starts[-1]
         return BlockRequest(request=request, last=last, ranges=tuple(ranges))

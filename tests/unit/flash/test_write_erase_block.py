@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""write_erase_block and write_image: what they write, what they spare, and every power cut within them."""
+"""Writing erase blocks, what is erased, and images: what is written, what is spared, every power cut within."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from unbrickd.errors import FlashError
 from unbrickd.flash.partition import Partition
-from unbrickd.flash.write import MAX_TRIES, write_erase_block, write_image
+from unbrickd.flash.write import MAX_TRIES, program_erased, write_erase_block, write_image
 from unbrickd.model.geometry import Geometry
 from unbrickd.sim.nor import NorChip, Phase, PowerCut
 
@@ -105,6 +105,23 @@ def test_write_erase_block_worn_out_raises() -> None:
             write_erase_block(chip, BLOCK, NEW)
         codes.add(caught.value.code)
     assert codes == {"worn-out", "verify"}  # the chip says so, or only the read-back does
+
+
+def test_program_erased_programs_ascending_and_skips_pages_of_ff() -> None:
+    chip = NorChip(GEOMETRY)
+    assert program_erased(chip, 0, b"\x01" * 256 + b"\xff" * 256 + b"\x02" * 16)
+    assert (chip.operations, chip.read(0, 528)) == (2, b"\x01" * 256 + b"\xff" * 256 + b"\x02" * 16)
+    chip = NorChip(GEOMETRY)
+    chip.cut_power(at=1, phase=Phase.BEFORE)
+    with pytest.raises(PowerCut):
+        program_erased(chip, 0, b"\x01" * 1024)
+    chip.power_on()
+    assert chip.read(0, 1024) == b"\x01" * 256 + b"\xff" * 768, "the first page first"
+
+
+def test_program_erased_that_reads_back_wrong_says_so() -> None:
+    flash = ForgetfulFlash(NorChip(GEOMETRY), faults=1)
+    assert not program_erased(flash, 0, NEW)
 
 
 def test_write_image_too_big_raises_and_touches_nothing() -> None:

@@ -5,7 +5,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
+from unbrickd.flash.interface import Flash
+from unbrickd.flash.write import program_erased
+from unbrickd.model.peer import Peer
 from unbrickd.recovery import events as r
+from unbrickd.recovery import install
 from unbrickd.recovery.bootloader import FLASH_RETRY_S
 from unbrickd.recovery.check import Reason
 from unbrickd.recovery.light import Light
@@ -59,7 +65,7 @@ def test_bootloader_worn_out_record_copy_boots_on_the_other() -> None:
 def test_bootloader_light_follows_what_happens() -> None:
     home = backed_up()
     home.pc.kill()
-    home.router.damage("firmware", 0, 1)
+    home.router.damage("firmware", *range(8))
     home.switch_on()
     home.world.run_for(5.0)
     home.pc.start()
@@ -71,6 +77,38 @@ def test_bootloader_light_follows_what_happens() -> None:
     lights = [event.light for event in home.router.events(r.LightChanged)][-6:]
     wait, work = Light.START_SERVER, Light.RESTORING
     assert lights == [wait, work, wait, work, Light.OFF, Light.BOOTED]
+
+
+def test_bootloader_erase_block_that_reads_back_wrong_once_is_fetched_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    home = backed_up()
+    home.router.damage("firmware", 0, 1)
+    faults = iter([False, False, True])
+
+    def forgets(flash: Flash, offset_bytes: int, octets: bytes) -> bool:
+        return not next(faults, False) and program_erased(flash, offset_bytes, octets)
+
+    monkeypatch.setattr(install, "program_erased", forgets)
+    assert home.boot(limit_s=5.0).generation == 1
+    assert [e.index for e in home.router.events(r.EraseBlockRestored)] == [0, 1]
+    assert not home.router.events(r.ServerGivenUp), "it is not the server's fault"
+
+
+def test_bootloader_works_on_flash_only_between_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    home = backed_up()
+    home.router.damage("firmware", *range(8))
+    home.switch_on()
+    bootloader = home.router.bootloader
+    assert bootloader is not None
+    receive, operations = bootloader.receive, []
+
+    def watched(peer: Peer, octets: bytes, now_s: float) -> None:
+        before = home.router.chip.operations
+        receive(peer, octets, now_s)
+        operations.append(home.router.chip.operations - before)
+
+    monkeypatch.setattr(bootloader, "receive", watched)
+    home.world.run_until(lambda: home.router.power is Power.RUNNING)
+    assert len(operations) > 8 and not any(operations)
 
 
 def test_bootloader_blocks_that_do_not_pass_are_made_to_fit_any_path() -> None:

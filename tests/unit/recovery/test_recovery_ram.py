@@ -6,16 +6,17 @@ from __future__ import annotations
 import pytest
 
 from unbrickd.recovery.fetch import (
+    AHEAD_BYTES,
     BLOCK_STATE_BYTES,
+    FLIGHT_BYTES,
+    MAX_WINDOW_BLOCKS,
     MISC_RAM_BYTES,
-    REQUEST_STATE_BYTES,
     SHORTEST_BLOCK_BYTES,
     worst_ram_bytes,
 )
 from unbrickd.sim.device import Layout, Power, SimDevice, image
 from unbrickd.sim.network import Network
 from unbrickd.sim.world import SimServer, World
-from unbrickd.transfer.sender import MAX_PENDING_RANGES
 from unbrickd.wire.framing import ETHERNET_MESSAGE_BYTES, MIN_MAX_MESSAGE_BYTES
 
 KIB = 1024
@@ -28,9 +29,9 @@ def test_recovery_ram_in_the_worst_case_is_one_erase_block_and_32_kib(
 ) -> None:
     worst = worst_ram_bytes(erase_block_bytes=erase_block_bytes, max_message_bytes=max_message_bytes)
     parts = (
-        erase_block_bytes,
-        erase_block_bytes // SHORTEST_BLOCK_BYTES * BLOCK_STATE_BYTES,
-        MAX_PENDING_RANGES * REQUEST_STATE_BYTES,
+        erase_block_bytes + AHEAD_BYTES,
+        (erase_block_bytes + AHEAD_BYTES) // SHORTEST_BLOCK_BYTES * BLOCK_STATE_BYTES,
+        MAX_WINDOW_BLOCKS * FLIGHT_BYTES,
         2 * max_message_bytes,
         MISC_RAM_BYTES,
     )

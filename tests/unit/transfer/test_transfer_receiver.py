@@ -7,7 +7,7 @@ import pytest
 
 from unbrickd.model.geometry import EraseRun, Geometry
 from unbrickd.model.manifest import ComponentKind, Manifest
-from unbrickd.transfer.receiver import Completed, Receiver
+from unbrickd.transfer.receiver import Receiver
 from unbrickd.transfer.rtt import INITIAL_TIMEOUT_S, MAX_TIMEOUT_S, MIN_TIMEOUT_S, RttEstimator
 from unbrickd.transfer.segments import Segment, document_segments, segments_of
 from unbrickd.transfer.sender import MAX_PENDING_RANGES
@@ -15,11 +15,11 @@ from unbrickd.transfer.window import INITIAL_BLOCKS, MIN_BLOCKS, Window
 from unbrickd.wire.messages import MAX_RANGES, BlockRequest
 
 
-def receiver(length_bytes: int, *, slice_bytes: int = 4096, open_segments: int = 4, window: int = 64) -> Receiver:
+def receiver(length_bytes: int, *, slice_bytes: int = 4096, ahead_bytes: int = 12_288, window: int = 64) -> Receiver:
     return Receiver(
         segments=document_segments(length_bytes, slice_bytes),
         block_bytes=1000,
-        max_open_segments=open_segments,
+        ahead_bytes=ahead_bytes,
         max_window_blocks=window,
         now_s=0.0,
     )
@@ -35,9 +35,22 @@ def blocks_of(requests: list[BlockRequest], block_bytes: int = 1000) -> list[tup
     ]
 
 
-def give(r: Receiver, block: tuple[int, int, int], now_s: float) -> tuple[Completed, ...]:
+def give(r: Receiver, block: tuple[int, int, int], now_s: float) -> None:
     request, offset, length = block
-    return r.receive_block(request=request, offset_bytes=offset, payload=bytes(length), now_s=now_s)
+    payload = bytes(at % 251 for at in range(offset, offset + length))
+    r.receive_block(request=request, offset_bytes=offset, payload=payload, now_s=now_s)
+
+
+def use_up(r: Receiver) -> list[Segment]:
+    """What is whole, in order; accepted."""
+    whole = []
+    while r.is_whole:
+        head = r.head()
+        segment = head.segment
+        assert head.octets == bytes(at % 251 for at in range(segment.offset_bytes, segment.end_bytes))
+        whole.append(segment)
+        r.accept()
+    return whole
 
 
 def test_segments_of_a_manifest_have_the_offsets_and_contents_of_its_erase_blocks() -> None:
@@ -89,21 +102,67 @@ def test_receiver_last_is_set_on_the_request_after_which_nothing_is_wanted() -> 
     assert [request.request for request in requests] == list(range(1, len(requests) + 1))
 
 
-def test_receiver_with_one_buffer_opens_the_next_segment_only_after_accept() -> None:
-    r = receiver(8192, open_segments=1)
-    assert r.buffer_bytes == 4096 + 5
+def test_receiver_with_a_buffer_of_one_segment_asks_for_the_next_only_after_accept() -> None:
+    r = receiver(8192, ahead_bytes=0)
+    assert r.buffer_bytes == 4096
     requests = r.requests(0.0)
     assert not requests[-1].last
-    whole = [c for block in blocks_of(requests) for c in give(r, block, 0.001)]
-    assert [c.segment for c in whole] == [Segment(0, 0, 4096)]
+    for block in blocks_of(requests):
+        give(r, block, 0.001)
+    assert r.is_whole and r.head().segment == Segment(0, 0, 4096)
     assert r.requests(0.001) == [] and r.timer() is None
-    r.accept(0)
+    r.accept()
     requests = r.requests(0.5)
     assert requests[-1].last
     assert r.silent_s(0.6) == pytest.approx(0.1), "waiting for accept is not the peer's silence"
     for block in blocks_of(requests):
-        whole += give(r, block, 0.6)
-    r.accept(1)
+        give(r, block, 0.6)
+    assert use_up(r) == [Segment(1, 4096, 4096)]
+    assert r.complete
+
+
+def test_receiver_asks_for_what_follows_as_room_is_released() -> None:
+    r = receiver(16_384, ahead_bytes=0)
+    for block in blocks_of(r.requests(0.0)):
+        give(r, block, 0.001)
+    assert r.is_whole and r.requests(0.001) == [], "no room"
+    r.release(2048)
+    asked = blocks_of(r.requests(0.002))
+    assert [(at, length) for _, at, length in asked] == [(4096, 1000), (5096, 1000)], "two blocks fit, a third does not"
+    r.release(2048)
+    asked += blocks_of(r.requests(0.003))
+    r.accept()
+    asked += blocks_of(r.requests(0.003))
+    for block in asked:
+        give(r, block, 0.004)
+    assert use_up(r) == [Segment(1, 4096, 4096)]
+
+
+def test_receiver_segment_that_lies_across_the_end_of_the_ring_comes_in_two_pieces() -> None:
+    r = receiver(16_384, ahead_bytes=2000)
+    assert r.buffer_bytes == 6096
+    pieces, whole, now_s = [], [], 0.0
+    while not r.complete:
+        now_s += 0.01
+        for block in blocks_of(r.requests(now_s)):
+            give(r, block, now_s)
+        while r.is_whole:
+            pieces.append(len(r.head().pieces))
+            whole.append(bytes(r.head().octets))
+            r.accept()
+    assert pieces == [1, 2, 2, 1]
+    assert b"".join(whole) == bytes(at % 251 for at in range(16_384))
+
+
+def test_receiver_segments_are_handed_out_in_order_whatever_comes_first() -> None:
+    r = receiver(8192)
+    blocks = blocks_of(r.requests(0.0))
+    for block in blocks[5:]:
+        give(r, block, 0.001)
+    assert not r.is_whole
+    for block in blocks[:5]:
+        give(r, block, 0.001)
+    assert use_up(r) == [Segment(0, 0, 4096), Segment(1, 4096, 4096)]
     assert r.complete
 
 
@@ -172,19 +231,22 @@ def test_receiver_in_silence_repeats_with_back_off_and_few_blocks() -> None:
     assert r.silent_s(at_s[-1]) == at_s[-1]
 
 
-def test_receiver_rejected_segment_is_fetched_anew_and_old_blocks_do_not_count() -> None:
-    r = receiver(2000)
+def test_receiver_rejected_segment_and_what_follows_are_fetched_anew_and_old_blocks_do_not_count() -> None:
+    r = receiver(8192)
     first = blocks_of(r.requests(0.0))
-    whole = [c for block in first for c in give(r, block, 0.01)]
-    r.reject(whole[0].segment.index, 0.01)
-    give(r, first[0], 0.01)
-    assert r.stats.stray_blocks == 1
+    for block in first[:7]:
+        give(r, block, 0.01)
+    r.release(1000)
+    r.reject()
+    assert not r.is_whole
+    for block in (first[0], first[8]):
+        give(r, block, 0.01)
+    assert r.stats.stray_blocks == 2, "asked for before: what comes of it may be spoilt, too"
     again = blocks_of(r.requests(0.01))
     assert [b[1:] for b in again] == [b[1:] for b in first]
     for block in again:
-        whole += give(r, block, 0.02)
-    assert len(whole) == 2
-    r.accept(0)
+        give(r, block, 0.02)
+    assert use_up(r) == [Segment(0, 0, 4096), Segment(1, 4096, 4096)]
     assert r.complete and r.stats.rejected_segments == 1
 
 
@@ -197,8 +259,8 @@ def test_receiver_ranges_of_one_request_never_exceed_the_limit() -> None:
         now_s += 0.01
         kept = [block for k, block in enumerate(pending) if (block[1] // 1000) % 2 or k % 7 == 0]
         for block in kept:
-            for whole in give(r, block, now_s):
-                r.accept(whole.segment.index)
+            give(r, block, now_s)
+        use_up(r)
         requests = r.requests(now_s) or r.requests(r.timer() or now_s)
         widest = max([widest, *(len(request.ranges) for request in requests)])
         assert widest <= MAX_RANGES
@@ -258,7 +320,7 @@ def test_receiver_of_scattered_segments_keeps_within_the_ranges_a_sender_keeps_a
     r = Receiver(
         segments=document_segments(4_000_000, 1000)[::2],
         block_bytes=1000,
-        max_open_segments=2000,
+        ahead_bytes=2_000_000,
         max_window_blocks=1024,
         now_s=0.0,
     )
@@ -267,8 +329,8 @@ def test_receiver_of_scattered_segments_keeps_within_the_ranges_a_sender_keeps_a
     while len(blocks_of(requests)) < MAX_PENDING_RANGES:
         now_s += 0.001
         for block in blocks_of(requests):
-            for whole in give(r, block, now_s):
-                r.accept(whole.segment.index)
+            give(r, block, now_s)
+        use_up(r)
         requests = r.requests(now_s)
         most = max(most, len(blocks_of(requests)))
     assert most == MAX_PENDING_RANGES
