@@ -17,8 +17,8 @@ from unbrickd.recovery.bootloader import Bootloader
 
 CHUNK = 100
 CHUNKS = 20
-MAY_PART = 0.03
-"""Part of the stories with loss or mischief; measured: 20 of 2379."""
+MAY_PART = 0.01
+"""Part of the stories with loss or mischief; measured: none of 1153."""
 
 
 def compare(seeds: range) -> None:
