@@ -22,7 +22,7 @@ from unbrickd.wire.packet import decode
 pytestmark = pytest.mark.qemu
 
 SEED = 20100520
-DAMAGED = 8
+DAMAGED = 24
 PROBES = 6
 """The last of them 2 s apart (spec/protocol.md §6)."""
 LEAST_S = 4.0
