@@ -26,6 +26,7 @@ from tests.qemu.bench import (
     serving,
 )
 from tests.qemu.healing import GUIDE, healing_bench
+from tests.qemu.small import Maker, Small
 from tools.lab.environment import encode_environment
 from tools.lab.fit import firmware
 from tools.lab.gateway import CONFIG, ENVIRONMENT, FIRMWARE, IDENTITY, Bootloader, FlashFile
@@ -120,3 +121,14 @@ def healer(
 ) -> Bench:
     """The gateway with that U-Boot; it looks for servers at `server_address`."""
     return healing_bench(recovery, backed_up, server_address, stopwatch, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def small_maker(tmp_path_factory: pytest.TempPathFactory) -> Maker:
+    return Maker(tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture(scope="session")
+def small(small_maker: Maker) -> Small:
+    """Backed up by the agent on the host: generation 1, which is good."""
+    return small_maker.back_up("1.0", comes_up=True)

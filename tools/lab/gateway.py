@@ -120,10 +120,18 @@ class Bootloader:
         return cls(chip=chip)
 
 
-def power_on(qemu: Path, start: Direct | Bootloader, flash: FlashFile, *, log: Path, lan: Lan | None = None) -> Console:
+def power_on(
+    qemu: Path,
+    start: Direct | Bootloader,
+    flash: FlashFile,
+    *,
+    log: Path,
+    lan: Lan | None = None,
+    options: Sequence[str | Path] = (),
+) -> Console:
     """The gateway's serial console. It ends when the guest switches off, restarts, or the `with` is left.
 
-    lan: what its network card is in; else QEMU's own network.
+    lan: what its network card is in; else QEMU's own network. options: more of QEMU's.
     """
     network = "user,id=lan" if lan is None else f"tap,id=lan,ifname={TAP},script=no,downscript=no"
     words: list[str | Path] = [
@@ -132,6 +140,7 @@ def power_on(qemu: Path, start: Direct | Bootloader, flash: FlashFile, *, log: P
         *("-monitor", "none", "-serial", "stdio", "-no-reboot"),
         *("-drive", f"if=pflash,unit=1,format=raw,file={flash.path}"),
         *("-netdev", network, "-device", "virtio-net-device,netdev=lan"),
+        *options,
     ]
     match start:
         case Direct(kernel=kernel, initramfs=initramfs):

@@ -11,6 +11,7 @@
 #include <linux/delay.h>
 #include <linux/string.h>
 #include <net/udp.h>
+#include "../../net/arp.h"	/* not among U-Boot's own includes */
 
 #include "port.h"
 
@@ -19,9 +20,12 @@
 #define RETRY_MS 1000u		/* no card, no carrier: perhaps there is later */
 #define MAX_MESSAGE 1472	/* UDP payload of an Ethernet frame */
 
-/* In an unbrickd_peer: IPv4 address, port (both in network order), Ethernet address. */
+#define NAMED_ROUNDS 8u		/* rounds of Probes that nobody answers, about 10 s (protocol.md, 6) */
+
+/* In an unbrickd_peer: IPv4 address, port (both in network order), Ethernet address, and whether we are 0.0.0.0 to it. */
 #define AT_PORT 4
 #define AT_ETHERNET 6
+#define AT_NAMELESS 12
 
 static struct ubp *running;	/* U-Boot's handlers carry no argument */
 
@@ -35,19 +39,45 @@ static void write_peer(struct unbrickd_peer *peer, struct in_addr address, u16 p
 	memcpy(peer->octets + AT_ETHERNET, ethernet, ARP_HLEN);
 }
 
+/*
+ * A host may drop what comes from an address that it has no route to, or we share ours with another device: if nobody
+ * answers, every other round of broadcast Probes is sent from 0.0.0.0 (protocol.md, 1).
+ */
+static void count_round(struct ubp *p)
+{
+	p->rounds++;
+	p->nameless = p->rounds > NAMED_ROUNDS && p->rounds % 2;
+}
+
+static bool is_nameless_to(const struct ubp *p, const struct unbrickd_peer *to)
+{
+	bool probes = to >= p->target && to < p->target + p->config.target_count;
+
+	return probes ? p->nameless : to->octets[AT_NAMELESS];
+}
+
 static void send(void *app, const struct unbrickd_peer *to, const u8 *message, u32 length)
 {
+	struct in_addr address, ours = net_ip;
 	u8 ethernet[ARP_HLEN];
-	struct in_addr address;
+	struct ubp *p = app;
 	__be16 port;
 
-	if (!((struct ubp *)app)->on_line)
+	if (!p->on_line)
 		return;
+	if (to == &p->target[0])
+		count_round(p);
+	if (is_nameless_to(p, to))
+		net_ip.s_addr = 0;
 	memcpy(&address.s_addr, to->octets, 4);
 	memcpy(&port, to->octets + AT_PORT, 2);
 	memcpy(ethernet, to->octets + AT_ETHERNET, ARP_HLEN);
+	/* To whom is 0.0.0.0 itself, U-Boot sends by broadcast. */
+	if (!net_ip.s_addr)
+		address.s_addr = 0;
 	memcpy(net_tx_packet + net_eth_hdr_size() + IP_UDP_HDR_SIZE, message, length);
 	net_send_udp_packet(ethernet, address, ntohs(port), UNBRICKD_DEVICE_PORT, length);
+	net_ip = ours;
 }
 
 /* Let the core do what is due; how long it has nothing to do then, at most. False: it is done. */
@@ -90,6 +120,8 @@ static void go_on(void)
 static void on_packet(uchar *packet, unsigned int port, struct in_addr from, unsigned int from_port, unsigned int length)
 {
 	const struct ethernet_hdr *frame = (const struct ethernet_hdr *)net_rx_packet;
+	struct ip_udp_hdr *header = (struct ip_udp_hdr *)(packet - IP_UDP_HDR_SIZE);
+	bool broadcast = net_read_ip(&header->ip_dst).s_addr == 0xFFFFFFFF;
 	struct unbrickd_peer peer;
 	ulong wait_ms;
 	bool goes_on;
@@ -98,6 +130,13 @@ static void on_packet(uchar *packet, unsigned int port, struct in_addr from, uns
 	if (port != UNBRICKD_DEVICE_PORT || !is_valid_ethaddr(frame->et_src) || running->error)
 		return;
 	write_peer(&peer, from, from_port, frame->et_src);
+	if (!broadcast)
+		running->rounds = 0;
+	else if (running->nameless)
+		peer.octets[AT_NAMELESS] = true;
+	else if (from.s_addr)
+		/* An Announce. A strict firewall drops our Probe, but now its host learns us, and asks us (protocol.md, 1). */
+		arp_raw_request(net_ip, net_null_ethaddr, from);
 	running->error = unbrickd_receive(running->core, &peer, packet, length, get_timer_us(0));
 	goes_on = turn(running, &wait_ms);
 	come_back(goes_on, wait_ms);

@@ -33,6 +33,8 @@ struct ubp {
 	u64 light_since_us;
 	enum unbrickd_reason reason;	/* of the last check */
 	bool on_line;		/* a net loop runs, so that something can be sent */
+	bool nameless;		/* this round of Probes is sent from 0.0.0.0 */
+	u8 rounds;		/* of Probes, since somebody answered */
 	int error;
 };
 
