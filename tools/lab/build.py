@@ -18,7 +18,7 @@ MIN_QEMU = (10, 0)
 
 _KERNEL_CONFIG = FILES / "kernel.config"
 _UBOOT_CONFIG = FILES / "uboot.config"
-_UBOOT_PATCHES = (FILES / "uboot-virtio-net-kick.patch",)
+_UBOOT_PATCHES = (FILES / "uboot-virtio-net-kick.patch", FILES / "uboot-pl061-gpio.patch")
 _UBOOT_VERSION = "2023.01"
 _KERNEL_SOURCE = "linux-source-6.1"
 _HOST_TOOLS = ("make", "gcc", "bison", "flex", "bc", "libssl-dev", "patch", "xz-utils", "libc6-dev")

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from tools.lab.console import Console
 from tools.lab.lan import TAP, Lan
+from tools.lab.pins import device_tree
+from tools.lab.steps import Words
 
 ERASE_BLOCK_BYTES = 256 << 10
 """Of two 16-bit chips side by side, 128 KiB each. U-Boot counts the halves and must be given whole ones."""
@@ -133,10 +135,12 @@ def power_on(
 
     lan: what its network card is in; else QEMU's own network. options: more of QEMU's.
     """
+    board: Words = [qemu, "-machine", "virt", "-cpu", "cortex-a15", "-m", str(MEMORY_MIB)]
     network = "user,id=lan" if lan is None else f"tap,id=lan,ifname={TAP},script=no,downscript=no"
     words: list[str | Path] = [
         *(lan.command() if lan is not None else ()),
-        *(qemu, "-machine", "virt", "-cpu", "cortex-a15", "-m", str(MEMORY_MIB), "-nodefaults", "-display", "none"),
+        *board,
+        *("-nodefaults", "-display", "none"),
         *("-monitor", "none", "-serial", "stdio", "-no-reboot"),
         *("-drive", f"if=pflash,unit=1,format=raw,file={flash.path}"),
         *("-netdev", network, "-device", "virtio-net-device,netdev=lan"),
@@ -146,5 +150,5 @@ def power_on(
         case Direct(kernel=kernel, initramfs=initramfs):
             words += ["-kernel", kernel, "-initrd", initramfs, "-append", kernel_arguments()]
         case Bootloader(chip=chip):
-            words += ["-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={chip}"]
+            words += ["-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={chip}", "-dtb", device_tree(board)]
     return Console(words, log=log)
