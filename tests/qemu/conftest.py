@@ -132,3 +132,9 @@ def small_maker(tmp_path_factory: pytest.TempPathFactory) -> Maker:
 def small(small_maker: Maker) -> Small:
     """Backed up by the agent on the host: generation 1, which is good."""
     return small_maker.back_up("1.0", comes_up=True)
+
+
+@pytest.fixture(scope="session")
+def small_upgraded(small_maker: Maker, small: Small) -> Small:
+    """Then it was upgraded, to firmware that does not come up: generation 2, backed up and not good."""
+    return small_maker.back_up("2.0", comes_up=False)

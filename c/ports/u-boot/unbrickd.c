@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later OR BSD-2-Clause
 /* The command `unbrickd`: the recovery core at U-Boot's prompt and in its `bootcmd`. docs/integrate-u-boot.md. */
+#include <bootcount.h>
 #include <command.h>
 #include <env.h>
 #include <malloc.h>
@@ -123,8 +124,11 @@ static struct ubp *set_up(void **memory)
 	return p;
 }
 
-/* Check, restore if need be (or if asked to), and say what to boot. 0, or it was stopped. */
-static int bring_back(bool button, struct unbrickd_booting *booting)
+/*
+ * Check, restore if need be (or if asked to), and say what to boot. 0, or it was stopped. failed: what is in flash does
+ * not come up, somebody else counted.
+ */
+static int bring_back(bool button, bool failed, struct unbrickd_booting *booting)
 {
 	void *memory;
 	struct ubp *p = set_up(&memory);
@@ -132,7 +136,11 @@ static int bring_back(bool button, struct unbrickd_booting *booting)
 
 	if (!p)
 		return -EINVAL;
+	if (failed)
+		/* Once must have been tried: the power may have gone after a restore, before the caller's count was reset. */
+		p->config.boot_limit = 1;
 	p->error = unbrickd_power_on(p->core, button, get_timer_us(0));
+	p->config.boot_limit = CONFIG_UNBRICKD_BOOT_LIMIT;
 	error = ubp_net_run(p);
 	if (error)
 		printf("unbrickd: stopped\n");
@@ -159,16 +167,19 @@ static int do_restore(struct cmd_tbl *cmdtp, int flag, int argc, char *const arg
 {
 	struct unbrickd_booting booting;
 
-	return bring_back(true, &booting) ? CMD_RET_FAILURE : CMD_RET_SUCCESS;
+	return bring_back(true, false, &booting) ? CMD_RET_FAILURE : CMD_RET_SUCCESS;
 }
 
-static int do_boot(struct cmd_tbl *cmdtp, int flag, int argc, char *const argv[])
+static int boot(bool failed)
 {
 	struct unbrickd_booting booting;
 	char version[sizeof(booting.firmware_version) + 1];
 
-	if (bring_back(ubp_button_is_held(), &booting))
+	if (bring_back(ubp_button_is_held(), failed, &booting))
 		return CMD_RET_FAILURE;
+	/* Another generation begins to be counted anew, or the next power-on would leave it too. */
+	if (IS_ENABLED(CONFIG_BOOTCOUNT_LIMIT) && booting.went_back_from)
+		bootcount_store(0);
 	snprintf(version, sizeof(version), "%.64s", booting.firmware_version);
 	env_set_ulong("unbrickd_generation", booting.generation);
 	env_set("unbrickd_version", version);
@@ -178,6 +189,16 @@ static int do_boot(struct cmd_tbl *cmdtp, int flag, int argc, char *const argv[]
 	printf("unbrickd: it did not boot\n");
 	run_command("reset", 0);
 	return CMD_RET_FAILURE;
+}
+
+static int do_boot(struct cmd_tbl *cmdtp, int flag, int argc, char *const argv[])
+{
+	return boot(false);
+}
+
+static int do_back(struct cmd_tbl *cmdtp, int flag, int argc, char *const argv[])
+{
+	return boot(true);
 }
 
 static int do_status(struct cmd_tbl *cmdtp, int flag, int argc, char *const argv[])
@@ -208,10 +229,12 @@ static int do_status(struct cmd_tbl *cmdtp, int flag, int argc, char *const argv
 
 U_BOOT_CMD_WITH_SUBCMDS(unbrickd, "bring the device back from its owner's PC",
 	"boot    - check the flash, restore what is damaged, boot\n"
+	"unbrickd back    - the same, but what is in flash does not come up: the generation before\n"
 	"unbrickd check   - compare the flash with the boot record, write nothing\n"
 	"unbrickd restore - restore from the PC, though all be sound\n"
 	"unbrickd status  - who this is and where things lie",
 	U_BOOT_SUBCMD_MKENT(boot, 1, 0, do_boot),
+	U_BOOT_SUBCMD_MKENT(back, 1, 0, do_back),
 	U_BOOT_SUBCMD_MKENT(check, 1, 0, do_check),
 	U_BOOT_SUBCMD_MKENT(restore, 1, 0, do_restore),
 	U_BOOT_SUBCMD_MKENT(status, 1, 0, do_status));
