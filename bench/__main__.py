@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m bench [loopback | links | uboot] …`: which benchmark; loopback if none is named."""
+"""`python -m bench [loopback | links | street | uboot] …`: which benchmark; loopback if none is named."""
 
 from __future__ import annotations
 
 import sys
 
-from bench import link_table, loopback, uboot
+from bench import link_table, loopback, street, uboot
 
 
 def main() -> None:
     which, *rest = sys.argv[1:] or ["loopback"]
     if which == "links":
         link_table.main(rest)
+    elif which == "street":
+        street.main(rest)
     elif which == "uboot":
         uboot.main(rest)
     else:
