@@ -39,6 +39,15 @@ from unbrickd.seal.keys import DeviceKeys
 _times = pytest.StashKey[list[tuple[str, float]]]()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--uboot-tree",
+        type=Path,
+        metavar="DIRECTORY",
+        help="put the recovery into these sources of U-Boot, not Debian's",
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_times] = []
 
@@ -107,10 +116,14 @@ def server(backed_up: BackedUp, server_address: str, tmp_path: Path) -> Iterator
 
 
 @pytest.fixture(scope="session")
-def recovery(laboratory: Laboratory, tmp_path_factory: pytest.TempPathFactory, stopwatch: Stopwatch) -> Laboratory:
+def recovery(
+    laboratory: Laboratory, tmp_path_factory: pytest.TempPathFactory, stopwatch: Stopwatch, pytestconfig: pytest.Config
+) -> Laboratory:
     """The laboratory with U-Boot that has the recovery."""
     with stopwatch.timed("U-Boot with the recovery, by the guide: built, or taken from the cache"):
-        program = uboot_by_guide(GUIDE, REPOSITORY, recovery_sources(REPOSITORY))
+        program = uboot_by_guide(
+            GUIDE, REPOSITORY, recovery_sources(REPOSITORY), tree=pytestconfig.getoption("--uboot-tree")
+        )
     chip = tmp_path_factory.mktemp("recovery") / "bootloader.bin"
     return dataclasses.replace(laboratory, bootloader=Bootloader.create(chip, program))
 

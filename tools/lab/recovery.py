@@ -42,13 +42,25 @@ def recovery_sources(repository: Path) -> list[Path]:
     return [path for pattern in patterns for path in repository.glob(pattern) if path.is_file()]
 
 
-def uboot_by_guide(guide: Path, repository: Path, sources: Iterable[Path], patches: Sequence[Path] = ()) -> Path:
-    """u-boot.bin for QEMU's ARM board. sources: what it depends on; patches: what U-Boot gets besides, first."""
+def uboot_by_guide(
+    guide: Path,
+    repository: Path,
+    sources: Iterable[Path],
+    *,
+    patches: Sequence[Path] = (),
+    tree: Path | None = None,
+) -> Path:
+    """u-boot.bin for QEMU's ARM board.
+
+    sources: what it depends on; patches: what U-Boot gets besides, first; tree: of another U-Boot than Debian's, taken
+    as it is at its first build.
+    """
+    pristine = uboot_source() if tree is None else tree
     steps, config = "".join(blocks(guide, "sh")), "".join(blocks(guide, "config"))
 
     def make(folder: Path) -> None:
         debian.need(*_PACKAGES, *ARM.packages)
-        shutil.copytree(uboot_source(), folder / "u-boot", symlinks=True)
+        shutil.copytree(pristine, folder / "u-boot", symlinks=True)
         for patch in patches:
             run(["patch", "-p1"], folder=folder / "u-boot", stdin=patch.read_bytes())
         (folder / "unbrickd").symlink_to(repository)
@@ -67,7 +79,7 @@ def uboot_by_guide(guide: Path, repository: Path, sources: Iterable[Path], patch
             shutil.rmtree(folder / name)
         (folder / "unbrickd").unlink()
 
-    texts = [steps, config, str(uboot_source())]
+    texts = [steps, config, str(pristine)]
     return (
         kept("uboot-recovery", make, texts=texts, files=[_BOARD_CONFIG, *patches, *sorted(sources)]) / "bootloader.bin"
     )
