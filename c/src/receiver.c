@@ -185,13 +185,15 @@ void ub_receiver_block(struct ub_receiver *r, const struct ub_message *m)
 	uint32_t length = m->length - UB_DATA_BLOCK_PAYLOAD, piece = length;
 	const uint8_t *payload = m->body + UB_DATA_BLOCK_PAYLOAD;
 	struct ub_block *block;
+	uint8_t *to;
 	uint32_t at;
 
 	block = find_block(r, offset, &at);
 	if (!block || length != block->length || block->state == HELD || request <= r->void_up_to ||
 	    request > r->request)
 		return;
-	memcpy(ring_at(r, at, &piece), payload, piece);
+	to = ring_at(r, at, &piece);
+	memcpy(to, payload, piece);
 	memcpy(r->storage.ring, payload + piece, length - piece);
 	if (block->state == LOST)
 		r->lost_count--;

@@ -19,7 +19,7 @@ from unbrickd.model.layout import parse_layout
 
 pytestmark = pytest.mark.slow
 
-FIRMWARE_BYTES = 300_000
+FIRMWARE_BYTES = 1_200_000
 PLACES = {"firmware": "1:firmware", "config": "2:sealed-config"}
 
 
@@ -72,7 +72,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     unbrickd("keys", "maker", "--out", folder / "keys")
     private, public = folder / "keys" / "maker-private.pem", folder / "keys" / "maker-public.pem"
     unbrickd(
-        "keys", "sign", "--key", private, "--model", "acme", "--version", "2.1", "--erase-block", "16KiB", firmware
+        "keys", "sign", "--key", private, "--model", "acme", "--version", "2.1", "--erase-block", "64KiB", firmware
     )
     serve = [sys.executable, "-m", "unbrickd", "serve", "--udp", "127.0.0.1:0", "--no-announce", "--store"]
     with subprocess.Popen([*serve, str(folder / "store")], stdout=subprocess.PIPE, text=True) as server:
@@ -81,7 +81,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
             address = server.stdout.readline().split()[-1]
             gateway = folder / "gateway"
             unbrickd(
-                "gateway", "create", gateway, "--server", address, "--flash-size", "1MiB", "--erase-block", "16KiB",
+                "gateway", "create", gateway, "--server", address, "--flash-size", "4MiB", "--erase-block", "64KiB",
                 "--model", "acme", "--maker-key", public, "--firmware", firmware, "--firmware-version", "2.1",
                 "--signature", f"{firmware}.sig", "--good-after", "0.3", "--backup-after", "0.1",
             )  # fmt: skip
