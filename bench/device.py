@@ -30,6 +30,7 @@ from unbrickd.model.geometry import Geometry
 from unbrickd.model.peer import Peer
 from unbrickd.recovery.bootloader import Bootloader
 from unbrickd.recovery.events import Event, Restored
+from unbrickd.recovery.fetch import AMPLE_AHEAD_BYTES
 from unbrickd.seal.keys import DeviceKeys
 from unbrickd.sim.gateway import VirtualGateway
 from unbrickd.wire import messages as m
@@ -221,6 +222,7 @@ class Bench:
             now_s=time.monotonic(),
             max_message_bytes=self.link.max_message_bytes,
             ring_frames=self.ring_frames,
+            ahead_bytes=AMPLE_AHEAD_BYTES,
         )
         booting = run_bootloader(bootloader, self.link, on_event=note, stop=lambda: time.monotonic() > deadline_s)
         if booting is None or not ends:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-AGAIN = ("test_c_vectors.py", "test_c_twins.py", "test_c_in_the_simulator.py")
+AGAIN = ("test_c_vectors.py", "test_c_twins.py", "test_c_in_the_simulator.py", "test_c_ring.py")
 
 
 def libasan() -> str:

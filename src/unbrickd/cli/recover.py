@@ -26,6 +26,7 @@ from unbrickd.errors import IntegrityError
 from unbrickd.recovery.bootloader import Bootloader
 from unbrickd.recovery.check import check_flash, decide
 from unbrickd.recovery.events import Checked
+from unbrickd.recovery.fetch import AMPLE_AHEAD_BYTES
 
 _EPILOG = """\
 Exit code: 0 what is in flash is verified and would boot; 3 no server helped in time; 5 damaged (with --check), or what
@@ -91,6 +92,7 @@ def _recover(device: RealDevice, narrator: Narrator, *, button: bool, stop: Call
             now_s=time.monotonic(),
             max_message_bytes=link.max_message_bytes,
             ring_frames=device.layout.link.ring_frames,
+            ahead_bytes=AMPLE_AHEAD_BYTES,
         )
         booting = run_bootloader(bootloader, link, on_event=narrator, stop=stop)
     finally:

@@ -18,6 +18,7 @@ from unbrickd.model.peer import Datagram, Peer
 from unbrickd.model.policy import BootPolicy
 from unbrickd.recovery import events
 from unbrickd.recovery.check import Decision, Findings, Reason, check_flash, decide
+from unbrickd.recovery.fetch import AHEAD_BYTES
 from unbrickd.recovery.light import Light
 from unbrickd.recovery.session import RestoreSession
 
@@ -39,6 +40,7 @@ class Bootloader:
         now_s: float,
         max_message_bytes: int,
         ring_frames: int = 0,
+        ahead_bytes: int = AHEAD_BYTES,
     ) -> None:
         self._device = device
         self._policy = policy
@@ -46,6 +48,7 @@ class Bootloader:
         self._entropy = entropy
         self._max_message_bytes = max_message_bytes
         self._ring_frames = ring_frames
+        self._ahead_bytes = ahead_bytes
         self._events: list[events.Event] = []
         self._light = Light.OFF
         self._failed_generation = 0
@@ -121,6 +124,7 @@ class Bootloader:
             now_s=now_s,
             max_message_bytes=self._max_message_bytes,
             ring_frames=self._ring_frames,
+            ahead_bytes=self._ahead_bytes,
         )
         self._boot_anyway_at_s = now_s + self._policy.wait_s if findings.bootable else None
         self._offered = False

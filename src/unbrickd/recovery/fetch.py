@@ -27,6 +27,8 @@ MAX_WINDOW_BLOCKS = 256
 """Blocks outstanding, unless the device's ring takes fewer."""
 AHEAD_BYTES = 16 << 10
 """So much of what follows an erase block is taken while that is filled or written: network and flash work at once."""
+AMPLE_AHEAD_BYTES = 1 << 20
+"""The same where memory is no matter, as under Linux: what a gigabit link has under way in 8 ms."""
 BLOCK_STATE_BYTES = 8
 """Per block that the buffer takes: where it belongs, its length, and whether it is there."""
 FLIGHT_BYTES = 16
@@ -35,13 +37,15 @@ MISC_RAM_BYTES = 4096
 """Contexts, blocks given up of late, decoded message, keys."""
 
 
-def declared_ram_bytes(*, segment_bytes: int, block_bytes: int, max_message_bytes: int) -> int:
+def declared_ram_bytes(
+    *, segment_bytes: int, block_bytes: int, max_message_bytes: int, ahead_bytes: int = AHEAD_BYTES
+) -> int:
     """What recovery keeps beyond the manifest while it fetches segments of at most so many bytes.
 
     The buffer for a segment and what is taken ahead, what is known of its blocks, one message each way, and the rest.
     The C core reserves just this; Python's short-lived copies are not counted.
     """
-    buffer = segment_bytes + AHEAD_BYTES
+    buffer = segment_bytes + ahead_bytes
     blocks = -(-buffer // block_bytes) * BLOCK_STATE_BYTES + MAX_WINDOW_BLOCKS * FLIGHT_BYTES
     return buffer + blocks + 2 * max_message_bytes + MISC_RAM_BYTES
 
@@ -79,16 +83,25 @@ class Wanted:
 
 
 class Fetch:
-    """One transfer. max_block_bytes: what fits the messages of both sides; max_window_blocks: what the ring takes."""
+    """One transfer. max_block_bytes: what fits the messages of both sides; max_window_blocks: what the ring takes.
+    ahead_bytes: what is taken of the segments that follow."""
 
     def __init__(
-        self, wanted: Wanted, *, transfer: int, max_block_bytes: int, max_window_blocks: int, now_s: float
+        self,
+        wanted: Wanted,
+        *,
+        transfer: int,
+        max_block_bytes: int,
+        max_window_blocks: int,
+        now_s: float,
+        ahead_bytes: int = AHEAD_BYTES,
     ) -> None:
         self.transfer = transfer
         self.wanted = wanted
         self.largest_segment_bytes = max(segment.length_bytes for segment in wanted.segments)
         self._max_block_bytes = max_block_bytes
         self._max_window_blocks = max_window_blocks
+        self._ahead_bytes = ahead_bytes
         self._repeater = Repeater(now_s=now_s)
         self._receiver: Receiver | None = None
         self._block_bytes = max_block_bytes
@@ -196,7 +209,7 @@ class Fetch:
         self._receiver = Receiver(
             segments=wanted.segments,
             block_bytes=self._block_bytes,
-            ahead_bytes=AHEAD_BYTES,
+            ahead_bytes=self._ahead_bytes,
             max_window_blocks=self._max_window_blocks,
             now_s=now_s,
         )

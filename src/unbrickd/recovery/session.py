@@ -20,6 +20,7 @@ from unbrickd.model.peer import Datagram, Peer
 from unbrickd.recovery import events
 from unbrickd.recovery.check import Decision, Findings, named_again
 from unbrickd.recovery.fetch import (
+    AHEAD_BYTES,
     MAX_WINDOW_BLOCKS,
     SHORTEST_BLOCK_BYTES,
     Fetch,
@@ -57,7 +58,8 @@ class _State(Enum):
 class RestoreSession:
     """Restores what `decision` calls for. Ends with `restored`, the generation now in flash and named by the record.
 
-    targets: where Probes go. max_message_bytes, ring_frames: what the device can take. entropy: random bytes.
+    targets: where Probes go. max_message_bytes, ring_frames: what the device can take. ahead_bytes: RAM for what follows
+    an erase block. entropy: random bytes.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class RestoreSession:
         now_s: float,
         max_message_bytes: int = MIN_MAX_MESSAGE_BYTES,
         ring_frames: int = 0,
+        ahead_bytes: int = AHEAD_BYTES,
     ) -> None:
         self._device = device
         self._record = findings.loaded.record if findings.loaded is not None else None
@@ -79,6 +82,7 @@ class RestoreSession:
         self._decision = decision
         self._entropy = entropy
         self._max_message_bytes = max_message_bytes
+        self._ahead_bytes = ahead_bytes
         self._window_blocks = min(ring_frames or MAX_WINDOW_BLOCKS, MAX_WINDOW_BLOCKS)
         self._discovery = Discovery(
             device_id=device.keys.identity.device_id,
@@ -161,6 +165,7 @@ class RestoreSession:
     def ram_bytes(self) -> int:
         """What is kept now besides manifests; never more than `fetch.worst_ram_bytes`."""
         return declared_ram_bytes(
+            ahead_bytes=self._ahead_bytes,
             segment_bytes=self._fetch.largest_segment_bytes if self._fetch is not None else 0,
             block_bytes=self._fetch.block_bytes if self._fetch is not None else SHORTEST_BLOCK_BYTES,
             max_message_bytes=self._max_message_bytes,
@@ -282,6 +287,7 @@ class RestoreSession:
             max_block_bytes=min(self._server.max_message_bytes, self._max_message_bytes) - BLOCK_OVERHEAD_BYTES,
             max_window_blocks=self._window_blocks,
             now_s=now_s,
+            ahead_bytes=self._ahead_bytes,
         )
         self._state = _State.FETCHING
 
