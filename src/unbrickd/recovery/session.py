@@ -58,8 +58,8 @@ class _State(Enum):
 class RestoreSession:
     """Restores what `decision` calls for. Ends with `restored`, the generation now in flash and named by the record.
 
-    targets: where Probes go. max_message_bytes, ring_frames: what the device can take. ahead_bytes: RAM for what follows
-    an erase block. entropy: random bytes.
+    targets: where Probes go. max_message_bytes, ring_frames: what the device can take. ahead_bytes: RAM for what
+    follows an erase block. entropy: random bytes.
     """
 
     def __init__(
