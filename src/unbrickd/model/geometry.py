@@ -8,7 +8,7 @@ of one size, then so many of the next. Knows nothing of what the erase blocks ho
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from unbrickd.errors import ConfigError
 
@@ -48,8 +48,13 @@ class Geometry:
     """Erase blocks from offset 0 on, without gaps. Raises ConfigError for runs out of range."""
 
     runs: tuple[EraseRun, ...]
+    count: int = field(init=False, repr=False, compare=False)
+    total_bytes: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        # Asked for at every access to flash, so they are summed up once.
+        object.__setattr__(self, "count", sum(run.count for run in self.runs))
+        object.__setattr__(self, "total_bytes", sum(run.count * run.size_bytes for run in self.runs))
         if not 1 <= len(self.runs) <= MAX_RUNS:
             raise ConfigError(f"a geometry has 1 to {MAX_RUNS} runs, not {len(self.runs)}", code="geometry")
         for run in self.runs:
@@ -72,14 +77,6 @@ class Geometry:
         if erase_block_bytes < 1 or total_bytes < 1:
             raise ConfigError("sizes of flash must be positive", code="geometry")
         return cls((EraseRun(count=-(-total_bytes // erase_block_bytes), size_bytes=erase_block_bytes),))
-
-    @property
-    def count(self) -> int:
-        return sum(run.count for run in self.runs)
-
-    @property
-    def total_bytes(self) -> int:
-        return sum(run.count * run.size_bytes for run in self.runs)
 
     @property
     def largest_bytes(self) -> int:
