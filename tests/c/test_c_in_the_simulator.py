@@ -16,7 +16,13 @@ import pytest
 from unbrickd_c import CBootloader
 
 SIM = Path(__file__).resolve().parents[1] / "sim"
-SUITES = ("test_hostile_server", "test_loop_last_word", "test_loop_virtual_time", "test_power_cut_restore")
+SUITES = (
+    "test_hostile_server",
+    "test_loop_last_word",
+    "test_loop_virtual_time",
+    "test_overlap_virtual_time",
+    "test_power_cut_restore",
+)
 WORDS = {"rollback": "rollback index", "rejected": "which failed here before"}
 """The C core's, for those of test_hostile_server."""
 
