@@ -342,6 +342,10 @@ static void poll_device(struct device *d, uint64_t now)
 {
 	if (unbrickd_poll(d->core, now, &d->wake_us) || d->done_us)
 		d->wake_us = UNBRICKD_NEVER;
+	if (d->done_us && d->socket >= 0) {
+		close(d->socket); /* which takes it out of the set that is waited for, too (epoll(7)) */
+		d->socket = -1;
+	}
 }
 
 static void serve_device(struct device *d)
@@ -364,10 +368,6 @@ static void serve_device(struct device *d)
 		}
 		poll_device(d, now);
 	}
-	if (d->done_us && d->socket >= 0) {
-		close(d->socket); /* which takes it out of the set that is waited for, too (epoll(7)) */
-		d->socket = -1;
-	}
 }
 
 static void run(int readiness, uint64_t deadline_us)
@@ -387,6 +387,8 @@ static void run(int readiness, uint64_t deadline_us)
 				poll_device(d, now);
 			next_us = d->wake_us < next_us ? d->wake_us : next_us;
 		}
+		if (!street.left)
+			return;
 		count = epoll_wait(readiness, ready, MAX_EVENTS, next_us <= now ? 0 : (int)((next_us - now + 999) / 1000));
 		for (i = 0; count > 0 && i < (uint32_t)count; i++)
 			serve_device(ready[i].data.ptr);
