@@ -12,6 +12,7 @@ import argparse
 import random
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,13 +28,14 @@ from unbrickd.flash.interface import ERASED, Flash
 from unbrickd.flash.partition import Partition
 from unbrickd.flash.record import RecordStore
 from unbrickd.model.geometry import Geometry
-from unbrickd.model.peer import Peer
+from unbrickd.model.peer import Datagram, Peer
 from unbrickd.recovery.bootloader import Bootloader
 from unbrickd.recovery.events import Event, Restored
 from unbrickd.recovery.fetch import AMPLE_AHEAD_BYTES
 from unbrickd.seal.keys import DeviceKeys
 from unbrickd.sim.gateway import VirtualGateway
 from unbrickd.wire import messages as m
+from unbrickd.wire.framing import Octets
 from unbrickd.wire.packet import BLOCK_OVERHEAD_BYTES, decode
 
 PATIENCE_S = 300.0
@@ -70,15 +72,16 @@ class WatchedLink:
         self._server_sent: dict[int, int] = {}
         """By transfer: blocks (spec/protocol.md §4.12)."""
 
-    def send(self, peer: Peer, octets: bytes) -> None:
-        if self.started_s is None:
+    def send(self, messages: Sequence[Datagram]) -> None:
+        if self.started_s is None and messages:
             self.started_s = time.perf_counter()
-        if octets[_TYPE_AT] == m.Type.DATA_BLOCK:
-            self._blocks_up_bytes += len(octets) - BLOCK_OVERHEAD_BYTES
-        self._link.send(peer, octets)
+        for _, octets in messages:
+            if octets[_TYPE_AT] == m.Type.DATA_BLOCK:
+                self._blocks_up_bytes += len(octets) - BLOCK_OVERHEAD_BYTES
+        self._link.send(messages)
         self.sent_bytes = self._link.sent_bytes
 
-    def receive(self, timeout_s: float) -> list[tuple[Peer, bytes]]:
+    def receive(self, timeout_s: float) -> list[tuple[Peer, Octets]]:
         received = self._link.receive(timeout_s)
         self.received_bytes = self._link.received_bytes
         for _, octets in received:

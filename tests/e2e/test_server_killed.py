@@ -15,7 +15,7 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -30,12 +30,13 @@ from unbrickd.agent.agent import Agent, AgentOptions, BackupEnded, BackupStarted
 from unbrickd.agent.session import Ending
 from unbrickd.cli.demo_process import ServerProcess
 from unbrickd.cli.drive import run_agent, run_bootloader
-from unbrickd.model.peer import Peer
+from unbrickd.model.peer import Datagram, Peer
 from unbrickd.recovery.bootloader import Bootloader
 from unbrickd.seal.identity import FirmwarePolicy
 from unbrickd.sim.default_layout import default_layout
 from unbrickd.sim.gateway import NewFirmware, VirtualGateway, create, new_identity
 from unbrickd.store.verification import HARMLESS
+from unbrickd.wire.framing import Octets
 
 ERASE_BLOCK_BYTES = 16 << 10
 FLASH_BYTES = 2 << 20
@@ -145,12 +146,13 @@ class FatalLink:
         self.max_message_bytes = link.max_message_bytes
         self.sent_bytes = self.received_bytes = self.messages = 0
 
-    def send(self, peer: Peer, octets: bytes) -> None:
-        self.messages += 1
-        self._link.send(peer, octets)
-        self._home.look()
+    def send(self, messages: Sequence[Datagram]) -> None:
+        for message in messages:
+            self.messages += 1
+            self._link.send([message])
+            self._home.look()
 
-    def receive(self, timeout_s: float) -> list[tuple[Peer, bytes]]:
+    def receive(self, timeout_s: float) -> list[tuple[Peer, Octets]]:
         until_s = time.monotonic() + timeout_s
         while True:
             received = self._link.receive(min(POLL_S, max(0.0, until_s - time.monotonic())))

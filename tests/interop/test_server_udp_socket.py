@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from unbrickd.adapters.net import packet_info
 from unbrickd.adapters.net.server_udp import MAX_HELD, UdpSocket
 from unbrickd.model.peer import Batch, Peer, Transport
 
@@ -59,9 +60,12 @@ def datagram(peer: Peer, octets: bytes) -> Batch:
 def test_udp_socket_that_is_full_holds_what_follows_and_sends_it_in_order(
     client: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def no_room(*_: object, **__: object) -> None:
+        raise BlockingIOError
+
     def scene(opened: UdpSocket, writable: asyncio.Event) -> None:
         with monkeypatch.context() as full:
-            full.setattr(opened, "_transmit", lambda *_: False)
+            full.setattr(packet_info, "send", no_room)
             for number in range(MAX_HELD + 3):
                 opened.send(datagram(peer_of(client), number.to_bytes(2, "big")))
         assert opened.is_blocked

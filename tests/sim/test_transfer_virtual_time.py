@@ -310,7 +310,7 @@ def test_transfer_with_a_hostile_sender_ignores_what_was_not_asked_for(seed: int
     r = random.Random(seed)
 
     def hostile(block: m.DataBlock) -> list[m.DataBlock]:
-        number, offset, payload = block.request, block.offset_bytes, block.payload
+        number, offset, payload = block.request, block.offset_bytes, bytes(block.payload)
         lies = [
             m.DataBlock(request=number, offset_bytes=offset + 1, payload=payload),
             m.DataBlock(request=number, offset_bytes=offset, payload=payload + b"!"),

@@ -17,6 +17,7 @@ from unbrickd.errors import FlashError, IntegrityError
 from unbrickd.model.peer import Datagram, Peer
 from unbrickd.model.policy import BackupPolicy
 from unbrickd.transfer.discovery import is_announce
+from unbrickd.wire.framing import Octets
 
 RECORD_RETRY_S = 60.0
 """Before the boot record is tried again when it could not be read or written."""
@@ -141,7 +142,7 @@ class Agent:
 
     # The calls
 
-    def receive(self, peer: Peer, octets: bytes, now_s: float, wall_s: float) -> None:
+    def receive(self, peer: Peer, octets: Octets, now_s: float, wall_s: float) -> None:
         """Take one message; raises nothing."""
         if self._session is not None:
             self._session.receive(peer, octets, now_s)

@@ -19,6 +19,7 @@ from unbrickd.model.peer import Datagram, Peer
 from unbrickd.transfer.discovery import Discovery, FoundServer
 from unbrickd.transfer.retry import Repeater
 from unbrickd.wire import messages as m
+from unbrickd.wire.framing import Octets
 from unbrickd.wire.packet import BLOCK_OVERHEAD_BYTES, Message, Packet, decode, encode
 
 MAX_BEGINNINGS = 6
@@ -147,7 +148,7 @@ class BackupSession:
 
     # The calls
 
-    def receive(self, peer: Peer, octets: bytes, now_s: float) -> None:
+    def receive(self, peer: Peer, octets: Octets, now_s: float) -> None:
         """Take one message. Nothing of a peer's raises; what does not belong here is ignored."""
         try:
             packet = decode(octets)

@@ -14,6 +14,7 @@ from unbrickd.model.peer import Datagram, Peer
 from unbrickd.recovery.bootloader import Bootloader
 from unbrickd.recovery.events import Booting
 from unbrickd.recovery.events import Event as RecoveryEvent
+from unbrickd.wire.framing import Octets
 
 TICK_S = 0.2
 """Longest wait, so that signals, buttons and requests are seen in time."""
@@ -21,13 +22,12 @@ TICK_S = 0.2
 
 class _Machine(Protocol):
     def outgoing(self, now_s: float) -> list[Datagram]: ...
-    def receive(self, peer: Peer, octets: bytes, now_s: float) -> None: ...
+    def receive(self, peer: Peer, octets: Octets, now_s: float) -> None: ...
     def timer(self) -> float | None: ...
 
 
 def _send(machine: _Machine, link: DeviceLink) -> None:
-    for peer, octets in machine.outgoing(time.monotonic()):
-        link.send(peer, octets)
+    link.send(machine.outgoing(time.monotonic()))
 
 
 def _turn(machine: _Machine, link: DeviceLink) -> None:
@@ -35,8 +35,10 @@ def _turn(machine: _Machine, link: DeviceLink) -> None:
     _send(machine, link)
     due_s = machine.timer()
     wait_s = TICK_S if due_s is None else min(TICK_S, max(0.0, due_s - time.monotonic()))
-    for peer, octets in link.receive(wait_s):
-        machine.receive(peer, octets, time.monotonic())
+    received = link.receive(wait_s)
+    came_s = time.monotonic()
+    for peer, octets in received:
+        machine.receive(peer, octets, came_s)
 
 
 def run_bootloader(
@@ -62,7 +64,7 @@ class _AgentInRealTime:
     def outgoing(self, now_s: float) -> list[Datagram]:
         return self._agent.outgoing(now_s, time.time())
 
-    def receive(self, peer: Peer, octets: bytes, now_s: float) -> None:
+    def receive(self, peer: Peer, octets: Octets, now_s: float) -> None:
         self._agent.receive(peer, octets, now_s, time.time())
 
 

@@ -21,6 +21,7 @@ from unbrickd.recovery.check import Decision, Findings, Reason, check_flash, dec
 from unbrickd.recovery.fetch import AHEAD_BYTES
 from unbrickd.recovery.light import Light
 from unbrickd.recovery.session import RestoreSession
+from unbrickd.wire.framing import Octets
 
 FLASH_RETRY_S = 30.0
 """Between tries on a flash that failed: each costs a cycle of a worn erase block."""
@@ -65,7 +66,7 @@ class Bootloader:
     def light(self) -> Light:
         return self._light
 
-    def receive(self, peer: Peer, octets: bytes, now_s: float) -> None:
+    def receive(self, peer: Peer, octets: Octets, now_s: float) -> None:
         """Take one message; raises nothing."""
         if self._session is not None:
             self._session.receive(peer, octets, now_s)

@@ -35,7 +35,7 @@ from unbrickd.transfer.receiver import Completed
 from unbrickd.transfer.retry import Repeater
 from unbrickd.transfer.segments import Segment, document_segments, segments_of
 from unbrickd.wire import messages as m
-from unbrickd.wire.framing import MIN_MAX_MESSAGE_BYTES
+from unbrickd.wire.framing import MIN_MAX_MESSAGE_BYTES, Octets
 from unbrickd.wire.packet import BLOCK_OVERHEAD_BYTES, Message, Packet, decode, encode
 
 PROGRESS_S = 60.0
@@ -115,7 +115,7 @@ class RestoreSession:
 
     # The calls
 
-    def receive(self, peer: Peer, octets: bytes, now_s: float) -> None:
+    def receive(self, peer: Peer, octets: Octets, now_s: float) -> None:
         """Take one message. Nothing of a peer's raises; what does not belong here is ignored."""
         try:
             packet = decode(octets)

@@ -28,7 +28,7 @@ from unbrickd.server.port import Port, Refusal, SessionKey
 from unbrickd.server.restore import RestoreSession
 from unbrickd.store.vault import Vault
 from unbrickd.wire import messages as m
-from unbrickd.wire.framing import HEADER_BYTES, VERSION, decode_frame
+from unbrickd.wire.framing import HEADER_BYTES, VERSION, Octets, decode_frame
 from unbrickd.wire.packet import Packet, decode, encode
 
 AMPLIFICATION = 3
@@ -78,7 +78,7 @@ class Server:
 
     # The five calls
 
-    def receive(self, peer: Peer, octets: bytes, now_s: float) -> None:
+    def receive(self, peer: Peer, octets: Octets, now_s: float) -> None:
         """Take one message, whole and of any origin."""
         try:
             packet = decode(octets)
@@ -200,7 +200,7 @@ class Server:
         )
         self._replies.append((peer, encode(ack)))
 
-    def _without_session(self, peer: Peer, packet: Packet, octets: bytes, now_s: float) -> None:
+    def _without_session(self, peer: Peer, packet: Packet, octets: Octets, now_s: float) -> None:
         key, message = (peer, packet.session), packet.message
         if key in self._ended:
             self._replies.append((peer, self._fitted(self._ended[key], packet, len(octets))))
@@ -325,7 +325,7 @@ class Server:
 
     # Refusing
 
-    def _refuse(self, key: SessionKey, packet: Packet | None, octets: bytes, refusal: Refusal) -> None:
+    def _refuse(self, key: SessionKey, packet: Packet | None, octets: Octets, refusal: Refusal) -> None:
         """Answer with an Error; `packet` is None where no message called for it, but a session did."""
         peer, session_id = key
         error = self._error_of(refusal, 0 if packet is None else packet.message.TYPE)
@@ -342,7 +342,7 @@ class Server:
                 self._remember_ended(key, error)
         self._events.append(Refused(device_id=device_id, peer=peer, code=refusal.code, reason=refusal.text))
 
-    def _refuse_undecoded(self, peer: Peer, octets: bytes, refusal: Refusal) -> None:
+    def _refuse_undecoded(self, peer: Peer, octets: Octets, refusal: Refusal) -> None:
         frame = decode_frame(octets)
         if frame.type in {kind.TYPE for kind in _FROM_SERVERS}:
             return

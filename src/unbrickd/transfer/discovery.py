@@ -14,7 +14,7 @@ from unbrickd.errors import RemoteProtocolError
 from unbrickd.model.peer import Datagram, Peer
 from unbrickd.transfer.retry import FIRST_WAIT_S, Repeater
 from unbrickd.wire import messages as m
-from unbrickd.wire.framing import VERSION
+from unbrickd.wire.framing import VERSION, Octets
 from unbrickd.wire.packet import Message, decode, encode
 
 COLLECT_S = 0.3
@@ -39,7 +39,7 @@ class FoundServer:
     max_message_bytes: int
 
 
-def is_announce(octets: bytes) -> bool:
+def is_announce(octets: Octets) -> bool:
     """Whether a message says that a server is there with which this version can talk (§4.15)."""
     try:
         message = decode(octets).message

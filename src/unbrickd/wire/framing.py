@@ -22,6 +22,9 @@ ETHERNET_MESSAGE_BYTES = 1452
 """UDP payload of a 1500-byte path over IPv6, 1500 − 40 − 8; over IPv4 it leaves 20 bytes unused."""
 MAX_MESSAGE_BYTES = 65535
 
+Octets = bytes | memoryview
+"""Bytes of messages, where they lie: a view is of a buffer that will be used again; whoever gives it says when."""
+
 _HEADER = struct.Struct(">2sBBHHII")
 _CRC = struct.Struct(">I")
 _CRC_AT = 12
@@ -46,7 +49,7 @@ def encode_frame(type_: int, body: bytes, *, session: int = 0, transfer: int = 0
     return head[:_CRC_AT] + _CRC.pack(crc) + body
 
 
-def decode_frame(octets: bytes) -> Frame:
+def decode_frame(octets: Octets) -> Frame:
     """One whole message. Raises RemoteProtocolError(code="frame") if magic, length or CRC are wrong: drop it."""
     if len(octets) < HEADER_BYTES:
         raise RemoteProtocolError(f"a message of {len(octets)} bytes", code="frame")
@@ -55,7 +58,7 @@ def decode_frame(octets: bytes) -> Frame:
         raise RemoteProtocolError("not a message of this protocol", code="frame")
     if length != len(octets):
         raise RemoteProtocolError(f"a message of {len(octets)} bytes says {length}", code="frame")
-    body = octets[HEADER_BYTES:]
+    body = bytes(octets[HEADER_BYTES:])
     if zlib.crc32(body, zlib.crc32(b"\0\0\0\0", zlib.crc32(octets[:_CRC_AT]))) != crc:
         raise RemoteProtocolError("a message with a wrong CRC", code="frame")
     return Frame(type=type_, version=version, session=session, transfer=transfer, body=body)

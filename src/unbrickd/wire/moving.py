@@ -13,6 +13,7 @@ from typing import ClassVar
 
 from unbrickd.model.manifest import DIGEST_BYTES, MAX_VERSION_BYTES
 from unbrickd.wire.fields import Body, Type, fixed, text_field
+from unbrickd.wire.framing import Octets
 
 MAX_RANGES = 64
 
@@ -140,7 +141,7 @@ class DataBlock:
     """Bytes of the body before the payload."""
     request: int
     offset_bytes: int
-    payload: bytes
+    payload: Octets
 
     def encode_body(self) -> bytes:
         return struct.pack(">II", self.request, self.offset_bytes) + self.payload

@@ -8,24 +8,29 @@ multicast on every link (spec/protocol.md §1). What the operating system refuse
 from __future__ import annotations
 
 import contextlib
+import itertools
 import select
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from typing import Protocol
 
 from unbrickd.adapters.net import packet_info
-from unbrickd.adapters.net.packet_info import BROADCAST, MULTICAST_GROUP
+from unbrickd.adapters.net.datagrams import DatagramSocket, batches
+from unbrickd.adapters.net.packet_info import BROADCAST, MULTICAST_GROUP, Origin
 from unbrickd.errors import ConfigError, RemoteProtocolError
 from unbrickd.model.layout import LinkLayout
-from unbrickd.model.peer import Peer, Transport
-from unbrickd.wire.framing import DEFAULT_PORT, DEVICE_PORT, MAX_MESSAGE_BYTES, StreamSplitter
+from unbrickd.model.peer import Batch, Datagram, Peer, Transport
+from unbrickd.wire.framing import DEFAULT_PORT, DEVICE_PORT, MAX_MESSAGE_BYTES, Octets, StreamSplitter
 
 DISCOVER = "discover"
 RECEIVE_BUFFER_BYTES = 1 << 20
 """Asked of the operating system; a burst of one window must fit while flash is being written."""
 MAX_BATCH = 64
 """Messages handed out by one `receive`, so that answers are not held up by a flood."""
+SEND_PATIENCE_S = 0.1
+"""While the operating system takes no datagram; what it does not take by then is lost, as on any network."""
 TCP_PATIENCE_S = 5.0
 
 
@@ -38,12 +43,15 @@ class DeviceLink(Protocol):
     received_bytes: int
     """Of messages, headers of the layers below not counted."""
 
-    def send(self, peer: Peer, octets: bytes) -> None:
-        """Send one message; it may be lost."""
+    def send(self, messages: Sequence[Datagram]) -> None:
+        """Send messages, in this order; they may be lost."""
         ...
 
-    def receive(self, timeout_s: float) -> list[tuple[Peer, bytes]]:
-        """Messages that are there, or that come within that time; at most MAX_BATCH."""
+    def receive(self, timeout_s: float) -> list[tuple[Peer, Octets]]:
+        """Messages that are there, or that come within that time; not many more than MAX_BATCH.
+
+        Their octets hold until the next call.
+        """
         ...
 
     def close(self) -> None: ...
@@ -119,49 +127,50 @@ class UdpLink:
         self.max_message_bytes = layout.max_message_bytes
         self.sent_bytes = self.received_bytes = 0
         self._sockets: dict[int, socket.socket] = {}
+        self._datagrams: dict[int, DatagramSocket] = {}
         self._without_address: dict[int, bool] = {}
         """The interfaces on which we turned out to have no IPv4 address, so that servers are met by broadcast."""
         listens = DISCOVER in layout.servers
         for family in (socket.AF_INET, socket.AF_INET6):
             with contextlib.suppress(OSError):
                 self._sockets[family] = _udp_socket(family, DEVICE_PORT if listens else 0)
+                self._datagrams[family] = DatagramSocket(self._sockets[family], peer_of=self._peer_of)
         if not self._sockets:
             raise ConfigError("this machine offers neither IPv4 nor IPv6", code="network")
 
-    def send(self, peer: Peer, octets: bytes) -> None:
-        sock = self._sockets.get(socket.AF_INET6 if ":" in peer.host else socket.AF_INET)
-        if sock is None:
+    def send(self, messages: Sequence[Datagram]) -> None:
+        for batch in batches(messages):
+            self._send(batch)
+
+    def _send(self, batch: Batch) -> None:
+        peer, octets = batch.peer, memoryview(batch.octets)
+        family = socket.AF_INET6 if ":" in peer.host else socket.AF_INET
+        if family not in self._sockets:
             return
         self.sent_bytes += len(octets)
-        without_address = sock.family == socket.AF_INET and self._without_address.get(peer.scope, False)
+        without_address = family == socket.AF_INET and self._without_address.get(peer.scope, False)
         host = BROADCAST if without_address else peer.host
-        for _ in range(2):
-            try:
-                packet_info.send(sock, octets, host, peer.port, interface=peer.scope)
-            except BlockingIOError:
-                select.select([], [sock], [], 0.05)
-            except OSError:
-                return  # unreachable for now: as good as lost
-            else:
-                return
+        deadline_s = time.monotonic() + SEND_PATIENCE_S
+        while octets:
+            done = self._datagrams[family].send(octets, batch.message_bytes, host, peer.port, interface=peer.scope)
+            octets = octets[done:]
+            if octets:
+                left_s = deadline_s - time.monotonic()
+                if left_s <= 0 or not select.select([], [self._sockets[family]], [], left_s)[1]:
+                    return
 
-    def receive(self, timeout_s: float) -> list[tuple[Peer, bytes]]:
+    def receive(self, timeout_s: float) -> list[tuple[Peer, Octets]]:
         ready, _, _ = select.select(list(self._sockets.values()), [], [], max(0.0, timeout_s))
-        received: list[tuple[Peer, bytes]] = []
+        received: list[tuple[Peer, Octets]] = []
         for sock in ready:
-            while len(received) < MAX_BATCH:
-                try:
-                    got = packet_info.receive(sock)
-                except BlockingIOError:
-                    break
-                except OSError:
-                    break  # a port unreachable from an earlier message
-                if sock.family == socket.AF_INET:
-                    self._without_address[got.interface] = got.local.has_no_address
-                peer = Peer(transport=Transport.UDP, host=got.host, port=got.port, scope=got.interface)
-                received.append((peer, got.octets))
+            received += self._datagrams[sock.family].receive(MAX_BATCH)
         self.received_bytes += sum(len(octets) for _, octets in received)
         return received
+
+    def _peer_of(self, origin: Origin) -> Peer:
+        if ":" not in origin.host:
+            self._without_address[origin.interface] = origin.local.has_no_address
+        return Peer(transport=Transport.UDP, host=origin.host, port=origin.port, scope=origin.interface)
 
     def close(self) -> None:
         for sock in self._sockets.values():
@@ -201,24 +210,26 @@ class TcpLink:
         self.sent_bytes = self.received_bytes = 0
         self._connections: dict[Peer, tuple[socket.socket, StreamSplitter]] = {}
 
-    def send(self, peer: Peer, octets: bytes) -> None:
-        connection = self._connections.get(peer) or self._connect(peer)
-        if connection is None:
-            return
-        self.sent_bytes += len(octets)
-        try:
-            connection[0].sendall(octets)
-        except OSError:
-            self._drop(peer)
+    def send(self, messages: Sequence[Datagram]) -> None:
+        for peer, of_peer in itertools.groupby(messages, key=lambda message: message[0]):
+            connection = self._connections.get(peer) or self._connect(peer)
+            if connection is None:
+                continue
+            octets = b"".join(octets for _, octets in of_peer)
+            self.sent_bytes += len(octets)
+            try:
+                connection[0].sendall(octets)
+            except OSError:
+                self._drop(peer)
 
-    def receive(self, timeout_s: float) -> list[tuple[Peer, bytes]]:
+    def receive(self, timeout_s: float) -> list[tuple[Peer, Octets]]:
         by_socket = {sock: (peer, splitter) for peer, (sock, splitter) in self._connections.items()}
         # With no connection there is nothing to wait on, and Windows' select refuses empty lists.
         if not by_socket:
             time.sleep(max(0.0, timeout_s))
             return []
         ready, _, _ = select.select(list(by_socket), [], [], max(0.0, timeout_s))
-        received: list[tuple[Peer, bytes]] = []
+        received: list[tuple[Peer, Octets]] = []
         for sock in ready:
             peer, splitter = by_socket[sock]
             try:

@@ -27,7 +27,7 @@ from unbrickd.adapters.net.binding import bound_socket
 from unbrickd.errors import ConfigError, RemoteProtocolError
 from unbrickd.model.manifest import DEVICE_ID_BYTES
 from unbrickd.wire import messages as m
-from unbrickd.wire.framing import DEVICE_PORT
+from unbrickd.wire.framing import DEVICE_PORT, MAX_MESSAGE_BYTES
 from unbrickd.wire.packet import decode, encode
 
 PATIENCE_S = 0.3
@@ -206,7 +206,7 @@ def _within(sock: socket.socket, patience_s: float) -> Iterator[bytes]:
     while (left_s := until_s - time.monotonic()) > 0:
         if select.select([sock], [], [], left_s)[0]:
             with suppress(OSError):
-                yield packet_info.receive(sock).octets
+                yield sock.recv(MAX_MESSAGE_BYTES)
 
 
 def _server(server_id: bytes | None, addresses: Sequence[tuple[str, int]]) -> Finding:

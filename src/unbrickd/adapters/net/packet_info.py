@@ -13,9 +13,10 @@ from __future__ import annotations
 import socket
 import struct
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from unbrickd.wire.framing import MAX_MESSAGE_BYTES
+from unbrickd.wire.framing import Octets
 
 MULTICAST_GROUP = "ff02::7562"
 BROADCAST = "255.255.255.255"
@@ -30,7 +31,8 @@ _PKTINFO_4 = struct.Struct("=I4s4s")
 """struct in_pktinfo: interface, local address, destination (ip(7))."""
 _PKTINFO_6 = struct.Struct("=16sI")
 """struct in6_pktinfo: address, interface (RFC 3542 §6)."""
-_ANCILLARY_BYTES = 128
+Ancillary = tuple[int, int, bytes]
+"""Level, kind and bytes of what goes with a datagram, as recvmsg(2) and sendmsg(2) have it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,10 +51,9 @@ class Local:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Received:
+class Origin:
     """interface: 0 where it is not told; an IPv6 address names it only where it is no use without."""
 
-    octets: bytes
     host: str
     port: int
     interface: int
@@ -68,7 +69,7 @@ def tells_interface(family: int) -> bool:
 
 
 def ask_for_interface(sock: socket.socket) -> None:
-    """Have `receive` told by which interface a datagram came; show that ours cross no router. Raises OSError."""
+    """Be told by which interface a datagram came; show that ours cross no router. Raises OSError."""
     if sock.family == socket.AF_INET6:
         if tells_interface(sock.family):
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
@@ -79,14 +80,9 @@ def ask_for_interface(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_IP, _IP_RECVTTL, 1)
 
 
-def receive(sock: socket.socket) -> Received:
-    """Raises OSError."""
-    if not hasattr(sock, "recvmsg"):
-        octets, address = sock.recvfrom(MAX_MESSAGE_BYTES)
-        ancillary: list[tuple[int, int, bytes]] = []
-    else:
-        octets, ancillary, _, address = sock.recvmsg(MAX_MESSAGE_BYTES, _ANCILLARY_BYTES)
-    interface, local, on_link = int(address[3]) if sock.family == socket.AF_INET6 else 0, b"", False
+def origin_of(family: int, address: tuple[str | int, ...], ancillary: list[Ancillary]) -> Origin:
+    """Where a datagram came from, by the address and what else came with it."""
+    interface, local, on_link = int(address[3]) if family == socket.AF_INET6 else 0, b"", False
     for level, kind, told in ancillary:
         if level == socket.IPPROTO_IP and kind == _IP_PKTINFO:
             interface, local, _ = _PKTINFO_4.unpack(told)
@@ -95,8 +91,7 @@ def receive(sock: socket.socket) -> Received:
         elif level == socket.IPPROTO_IPV6 and len(told) == _PKTINFO_6.size:
             local, _ = _PKTINFO_6.unpack(told)
             local = b"" if local.startswith(b"\xff") else local  # nothing is sent from a multicast group
-    return Received(
-        octets=octets,
+    return Origin(
         host=str(address[0]).partition("%")[0],
         port=int(address[1]),
         interface=interface,
@@ -104,26 +99,36 @@ def receive(sock: socket.socket) -> Received:
     )
 
 
-def send(sock: socket.socket, octets: bytes, host: str, port: int, *, interface: int = 0, local: Local = ANY) -> None:
-    """Send one datagram, by `interface` if it is not 0.
+def send(
+    sock: socket.socket,
+    octets: Octets,
+    host: str,
+    port: int,
+    *,
+    interface: int = 0,
+    local: Local = ANY,
+    ancillary: Sequence[Ancillary] = (),
+) -> None:
+    """Send one datagram, by `interface` if it is not 0; `ancillary` goes with it, where the platform has such.
 
     To a host that has no address, or if we ourselves have none, by broadcast. Raises OSError.
     """
+    told, flags = list(ancillary), 0
+    to: tuple[str, int] | tuple[str, int, int, int]
     if sock.family == socket.AF_INET6:
         to = (host, port, 0, interface)
         if local.address and tells_interface(sock.family):
-            told = _PKTINFO_6.pack(local.address, interface)
-            sock.sendmsg((octets,), [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, told)], 0, to)
-        else:
-            sock.sendto(octets, to)
-        return
-    host = BROADCAST if host == NO_ADDRESS or local.has_no_address else host
-    if interface and tells_interface(sock.family):
-        told = _PKTINFO_4.pack(interface, local.address or bytes(4), bytes(4))
-        flags = socket.MSG_DONTROUTE if local.on_link else 0
-        sock.sendmsg((octets,), [(socket.IPPROTO_IP, _IP_PKTINFO, told)], flags, (host, port))
+            told.append((socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, _PKTINFO_6.pack(local.address, interface)))
     else:
-        sock.sendto(octets, (host, port))
+        to = (BROADCAST if host == NO_ADDRESS or local.has_no_address else host, port)
+        if interface and tells_interface(sock.family):
+            where = _PKTINFO_4.pack(interface, local.address or bytes(4), bytes(4))
+            told.append((socket.IPPROTO_IP, _IP_PKTINFO, where))
+            flags = socket.MSG_DONTROUTE if local.on_link else 0
+    if told:
+        sock.sendmsg((octets,), told, flags, to)
+    else:
+        sock.sendto(octets, to)
 
 
 def join(sock: socket.socket, interface: int) -> None:

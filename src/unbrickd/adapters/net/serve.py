@@ -18,6 +18,7 @@ from unbrickd.errors import ConfigError
 from unbrickd.model.peer import Batch, Peer
 from unbrickd.server.events import Event
 from unbrickd.server.server import Server
+from unbrickd.wire.framing import Octets
 
 BURST_BATCHES = 8
 """Sent before incoming messages are looked at again."""
@@ -127,7 +128,7 @@ class _Runner:
 
     # In
 
-    def _received(self, datagrams: list[tuple[Peer, bytes]]) -> None:
+    def _received(self, datagrams: list[tuple[Peer, Octets]]) -> None:
         now_s = self._loop.time()
         for peer, octets in datagrams:
             self._server.receive(peer, octets, now_s)

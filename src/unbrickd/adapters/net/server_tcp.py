@@ -15,7 +15,7 @@ from contextlib import suppress
 from unbrickd.adapters.net.binding import Bound, bound_socket
 from unbrickd.errors import RemoteProtocolError
 from unbrickd.model.peer import Batch, Peer, Transport
-from unbrickd.wire.framing import StreamSplitter
+from unbrickd.wire.framing import Octets, StreamSplitter
 
 MAX_CONNECTIONS = 2048
 HIGH_WATER_BYTES = 256 << 10
@@ -94,7 +94,7 @@ class TcpListener:
         self,
         *,
         channels: Callable[[TcpConnection], int],
-        on_datagrams: Callable[[list[tuple[Peer, bytes]]], None],
+        on_datagrams: Callable[[list[tuple[Peer, Octets]]], None],
         on_writable: Callable[[], None],
         on_gone: Callable[[TcpConnection], None],
     ) -> None:

@@ -14,20 +14,22 @@ from asyncio import AbstractEventLoop
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import replace
 
 from unbrickd.adapters.net import packet_info
 from unbrickd.adapters.net.binding import Bound, bound_socket
+from unbrickd.adapters.net.datagrams import DatagramSocket
 from unbrickd.adapters.net.neighbours import Neighbour
-from unbrickd.adapters.net.packet_info import ANY, BROADCAST, MULTICAST_GROUP, Local
+from unbrickd.adapters.net.packet_info import ANY, BROADCAST, MULTICAST_GROUP, Local, Origin
 from unbrickd.model.peer import Batch, Peer, Transport
-from unbrickd.wire.framing import DEVICE_PORT
+from unbrickd.wire.framing import DEVICE_PORT, Octets
 
 SOCKET_BUFFER_BYTES = 4 << 20
 """Asked of the operating system, which may give less: a window of every device of a street at once."""
 MAX_BATCH = 64
 """Datagrams read at once, so that answers are not held up by a flood."""
 MAX_HELD = 256
-"""Datagrams that wait for the socket to take them; what is beyond is lost, as on any network."""
+"""Batches, mostly of one answer, that wait for the socket to take them; more are lost, as on any network."""
 
 _DONT_FRAGMENT: dict[str, tuple[tuple[int, int, int], ...]] = {
     # (level, option, value), from ip(7), ipv6(7), ws2ipdef.h and netinet/in.h; the socket module names few of them.
@@ -36,7 +38,8 @@ _DONT_FRAGMENT: dict[str, tuple[tuple[int, int, int], ...]] = {
     "darwin": ((socket.IPPROTO_IP, 28, 1), (socket.IPPROTO_IPV6, 62, 1)),
 }
 
-OnDatagrams = Callable[[list[tuple[Peer, bytes]]], None]
+OnDatagrams = Callable[[list[tuple[Peer, Octets]]], None]
+"""The octets hold until it returns."""
 
 
 class UdpSocket:
@@ -61,9 +64,10 @@ class UdpSocket:
         self._is_any = address[0] in ("0.0.0.0", "::")
         self._channel_of: dict[Local, int] = {}
         self._local_of: dict[int, Local] = {}
-        self._held: deque[tuple[Peer, bytes]] = deque(maxlen=MAX_HELD)
+        self._held: deque[Batch] = deque(maxlen=MAX_HELD)
         self._joined: set[int] = set()
         self._configure()
+        self._datagrams = DatagramSocket(self._socket, peer_of=self._peer_of)
         loop.add_reader(self._socket, self._readable)
 
     def _configure(self) -> None:
@@ -104,58 +108,49 @@ class UdpSocket:
     # Receiving
 
     def _readable(self) -> None:
-        received: list[tuple[Peer, bytes]] = []
-        for _ in range(MAX_BATCH):
-            try:
-                received.append(self._receive())
-            except BlockingIOError:
-                break
-            except OSError:
-                continue  # Windows reports here that an earlier datagram found no one (WSAECONNRESET)
+        received = self._datagrams.receive(MAX_BATCH)
         if received:
             self._on_datagrams(received)
 
-    def _receive(self) -> tuple[Peer, bytes]:
-        got = packet_info.receive(self._socket)
-        channel = self._channel_of.get(got.local)
+    def _peer_of(self, origin: Origin) -> Peer:
+        channel = self._channel_of.get(origin.local)
         if channel is None:
-            channel = self._channel_of[got.local] = self._new_channel(self)
-            self._local_of[channel] = got.local
-        peer = Peer(transport=Transport.UDP, host=got.host, port=got.port, scope=got.interface, channel=channel)
-        return peer, got.octets
+            channel = self._channel_of[origin.local] = self._new_channel(self)
+            self._local_of[channel] = origin.local
+        return Peer(
+            transport=Transport.UDP, host=origin.host, port=origin.port, scope=origin.interface, channel=channel
+        )
 
     # Sending
 
     def send(self, batch: Batch) -> None:
         """Send datagrams, or hold them until the socket takes them. What the network refuses is lost."""
-        for octets in batch.messages():
-            if self._held:
-                self._held.append((batch.peer, octets))
-            elif not self._sent(batch.peer, octets):
-                self._held.append((batch.peer, octets))
-                self._loop.add_writer(self._socket, self._writable)
+        if self._held:
+            self._held.append(batch)
+        elif (rest := self._rest_of(batch)) is not None:
+            self._held.append(rest)
+            self._loop.add_writer(self._socket, self._writable)
 
     def _writable(self) -> None:
         while self._held:
-            if not self._sent(*self._held[0]):
+            rest = self._rest_of(self._held[0])
+            if rest is not None:
+                self._held[0] = rest
                 return
             self._held.popleft()
         self._loop.remove_writer(self._socket)
         self._on_writable()
 
-    def _sent(self, peer: Peer, octets: bytes) -> bool:
-        """False only if it should be tried again when the socket is writable."""
-        local = self._local_of.get(peer.channel, ANY)
-        return self._transmit(octets, peer.host, peer.port, peer.scope, local)
+    def _rest_of(self, batch: Batch) -> Batch | None:
+        """Send it; what is left of it, to be sent when the socket is writable."""
+        peer, local = batch.peer, self._local_of.get(batch.peer.channel, ANY)
+        done = self._datagrams.send(
+            batch.octets, batch.message_bytes, peer.host, peer.port, interface=peer.scope, local=local
+        )
+        return None if done == len(batch.octets) else replace(batch, octets=batch.octets[done:])
 
-    def _transmit(self, octets: bytes, host: str, port: int, interface: int, local: Local = ANY) -> bool:
-        try:
-            packet_info.send(self._socket, octets, host, port, interface=interface, local=local)
-        except BlockingIOError:
-            return False
-        except OSError:
-            pass  # EMSGSIZE (the path takes less), ENETUNREACH, ENOBUFS and their like: lost, as on any network
-        return True
+    def _tell(self, octets: bytes, host: str, interface: int, local: Local = ANY) -> None:
+        self._datagrams.send(octets, len(octets), host, DEVICE_PORT, interface=interface, local=local)
 
     # Being found
 
@@ -180,7 +175,7 @@ class UdpSocket:
         everybody = MULTICAST_GROUP if self._is_ipv6 else BROADCAST
         told = packet_info.tells_interface(self._socket.family) or self._is_ipv6
         for index in interfaces if told else [0]:
-            self._transmit(octets, everybody, DEVICE_PORT, index)
+            self._tell(octets, everybody, index)
         for neighbour in flows:
             if (":" in neighbour.host) == self._is_ipv6:
-                self._transmit(octets, neighbour.host, DEVICE_PORT, neighbour.interface, Local(on_link=True))
+                self._tell(octets, neighbour.host, neighbour.interface, Local(on_link=True))
