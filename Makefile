@@ -33,7 +33,8 @@ check: $(READY)
 	$(BIN)/python -m pytest -q -n auto -m "not slow"
 
 e2e: $(READY)
-	$(BIN)/python -m pytest -m qemu -o tmp_path_retention_policy=failed tests/qemu $(E2E_ARGS)
+	$(BIN)/python -m tools.lab
+	$(BIN)/python -m pytest -m qemu -n auto -o tmp_path_retention_policy=failed tests/qemu $(E2E_ARGS)
 
 format: $(READY)
 	$(BIN)/ruff format .

@@ -31,7 +31,8 @@ from tools.lab.gateway import (
     Region,
     power_on,
 )
-from tools.lab.root import compile_python, root
+from tools.lab.recovery import recovery_sources, uboot_by_guide
+from tools.lab.root import DEVICE_PACKAGES, compile_python, root
 from tools.lab.steps import FILES
 
 from unbrickd.adapters.flash.image import ImageFlash
@@ -46,8 +47,7 @@ from unbrickd.model.manifest import ComponentKind
 from unbrickd.seal.keys import DeviceKeys
 
 REPOSITORY = Path(__file__).parents[2]
-DEVICE_PACKAGES = ("cryptography", "filelock")
-"""All that agent and recovery import beyond the standard library."""
+GUIDE = REPOSITORY / "docs/integrate-u-boot.md"
 MODEL = "virt-1"
 SETTINGS = b"hostname=router7\nsecret=correct-horse\n"
 VARIABLES = {
@@ -86,6 +86,29 @@ servers = ["{gateway.HOST}:%s"]
 boot_limit = 20
 """
 
+HOST_LAYOUT = """\
+model = "{model}"
+
+[identity]
+{identity}
+
+[record]
+{record}
+
+[[component]]
+name = "firmware"
+{firmware}
+version_file = "version"
+signature_file = "{signature}"
+
+[[component]]
+name = "config"
+{config}
+
+[link]
+servers = ["{server}"]
+"""
+
 Events = list[dict[str, JsonValue]]
 
 
@@ -107,7 +130,7 @@ class Stopwatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Laboratory:
-    """What was built; `rescue` starts the kernel past the flash, `bootloader` is U-Boot on its own chip."""
+    """What was built; `rescue` starts the kernel past the flash, `bootloader` is U-Boot with the recovery."""
 
     qemu: Path
     rescue: Direct
@@ -125,9 +148,10 @@ class BackedUp:
     """The firmware, without the erased flash behind it."""
 
 
-def build_laboratory(folder: Path, server_address: str) -> Laboratory:
-    """Everything built, or taken from the cache, and our program put into it."""
-    qemu, kernel, uboot = build.qemu(), build.kernel(), build.uboot(build.ARM)
+def build_laboratory(folder: Path, server_address: str, uboot_tree: Path | None) -> Laboratory:
+    """Everything built, or taken from the cache, and our program put into it; tools/lab/recovery.py on uboot_tree."""
+    qemu, kernel = build.qemu(), build.kernel()
+    uboot = uboot_by_guide(GUIDE, REPOSITORY, recovery_sources(REPOSITORY), tree=uboot_tree)
     base = root(REPOSITORY / "requirements" / "dev.txt", DEVICE_PACKAGES)
     whole = folder / "root.cpio.gz"
     whole.write_bytes(base.read_bytes() + initramfs(_program(folder / "program", server_address)))
@@ -153,6 +177,26 @@ def _program(folder: Path, server_address: str) -> Path:
     command.write_text('#!/bin/sh\nexec python3.11 -m unbrickd "$@"\n')
     command.chmod(0o755)
     return folder
+
+
+@contextmanager
+def on_the_host(flash: FlashFile, folder: Path, server: str, *, signature: str = "") -> Iterator[Path]:
+    """The layout file of the same device with files of the host for its regions, in `folder`; firmware is version 1.0.
+
+    In the end the boot record that was written there is put into the flash.
+    """
+    regions = (IDENTITY, RECORD, FIRMWARE, CONFIG)
+    for region in regions:
+        (folder / f"{region.name}.bin").write_bytes(flash.read(region))
+    places = {
+        region.name: f'file = "{region.name}.bin"\nsize = {region.size_bytes}\nerase_block = {ERASE_BLOCK_BYTES}'
+        for region in regions
+    }
+    (folder / "version").write_text("1.0\n")
+    layout = folder / "layout.toml"
+    layout.write_text(HOST_LAYOUT.format(model=MODEL, server=server, signature=signature, **places))
+    yield layout
+    flash.write(RECORD, (folder / "record.bin").read_bytes())
 
 
 @contextmanager

@@ -6,16 +6,15 @@ Each test has its own copy of the flash chip and of the server's store. Run by `
 
 from __future__ import annotations
 
-import dataclasses
 import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 from tests.qemu.bench import (
     MODEL,
-    REPOSITORY,
     SETTINGS,
     VARIABLES,
     BackedUp,
@@ -23,16 +22,16 @@ from tests.qemu.bench import (
     Laboratory,
     Stopwatch,
     build_laboratory,
+    on_the_host,
     serving,
 )
-from tests.qemu.healing import GUIDE, healing_bench
+from tests.qemu.healing import healing_bench
 from tests.qemu.small import Maker, Small
 from tools.lab.environment import encode_environment
 from tools.lab.fit import firmware
-from tools.lab.gateway import CONFIG, ENVIRONMENT, FIRMWARE, IDENTITY, Bootloader, FlashFile
-from tools.lab.recovery import recovery_sources, uboot_by_guide
+from tools.lab.gateway import CONFIG, ENVIRONMENT, FIRMWARE, IDENTITY, FlashFile
 
-from unbrickd.cli.demo_process import ServerProcess
+from unbrickd.cli.demo_process import ServerProcess, run_command
 from unbrickd.seal.identity import FirmwarePolicy, Identity, encode_identity
 from unbrickd.seal.keys import DeviceKeys
 
@@ -50,6 +49,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_times] = []
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output["times"] = session.config.stash[_times]
+
+
+class Worker(Protocol):
+    """Of pytest-xdist, as the process that started it knows it."""
+
+    config: pytest.Config
+    workeroutput: dict[str, list[tuple[str, float]]]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Worker) -> None:
+    """A worker has ended: its times are shown with ours."""
+    if hasattr(node, "workeroutput"):  # it has none if it crashed
+        node.config.stash[_times] += node.workeroutput["times"]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -73,9 +91,13 @@ def server_address(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
-def laboratory(tmp_path_factory: pytest.TempPathFactory, stopwatch: Stopwatch, server_address: str) -> Laboratory:
+def laboratory(
+    tmp_path_factory: pytest.TempPathFactory, stopwatch: Stopwatch, server_address: str, pytestconfig: pytest.Config
+) -> Laboratory:
     with stopwatch.timed("QEMU, kernel, U-Boot and root: built, or taken from the cache"):
-        return build_laboratory(tmp_path_factory.mktemp("laboratory"), server_address)
+        return build_laboratory(
+            tmp_path_factory.mktemp("laboratory"), server_address, pytestconfig.getoption("--uboot-tree")
+        )
 
 
 @pytest.fixture(scope="session")
@@ -96,9 +118,8 @@ def backed_up(
     flash.write(IDENTITY, encode_identity(identity))
     flash.write(CONFIG, SETTINGS)
     flash.write(FIRMWARE, image)
-    bench = Bench(laboratory, flash, stopwatch, folder)
-    with serving(folder / "store", server_address), bench.rescue_system() as shell:
-        bench.unbrickd(shell, "agent --once --json")
+    with serving(folder / "store", server_address), on_the_host(flash, folder, server_address) as layout:
+        run_command("agent", "--once", "--layout", str(layout))
     return BackedUp(flash=flash, store=folder / "store", keys=DeviceKeys.of(identity), image=image)
 
 
@@ -115,25 +136,12 @@ def server(backed_up: BackedUp, server_address: str, tmp_path: Path) -> Iterator
         yield running
 
 
-@pytest.fixture(scope="session")
-def recovery(
-    laboratory: Laboratory, tmp_path_factory: pytest.TempPathFactory, stopwatch: Stopwatch, pytestconfig: pytest.Config
-) -> Laboratory:
-    """The laboratory with U-Boot that has the recovery."""
-    with stopwatch.timed("U-Boot with the recovery, by the guide: built, or taken from the cache"):
-        program = uboot_by_guide(
-            GUIDE, REPOSITORY, recovery_sources(REPOSITORY), tree=pytestconfig.getoption("--uboot-tree")
-        )
-    chip = tmp_path_factory.mktemp("recovery") / "bootloader.bin"
-    return dataclasses.replace(laboratory, bootloader=Bootloader.create(chip, program))
-
-
 @pytest.fixture
 def healer(
-    recovery: Laboratory, backed_up: BackedUp, server_address: str, stopwatch: Stopwatch, tmp_path: Path
+    laboratory: Laboratory, backed_up: BackedUp, server_address: str, stopwatch: Stopwatch, tmp_path: Path
 ) -> Bench:
-    """The gateway with that U-Boot; it looks for servers at `server_address`."""
-    return healing_bench(recovery, backed_up, server_address, stopwatch, tmp_path)
+    """The gateway whose bootloader starts what the recovery found sound or restored from `server_address`."""
+    return healing_bench(laboratory, backed_up, server_address, stopwatch, tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -8,29 +8,32 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.qemu.bench import BOOT_PATIENCE_S, REPOSITORY, VARIABLES, BackedUp, Bench, Laboratory, Stopwatch, record_of
+from tests.qemu.bench import BOOT_PATIENCE_S, VARIABLES, BackedUp, Bench, Laboratory, Stopwatch, record_of
 from tools.lab.console import Console
 from tools.lab.environment import encode_environment
 from tools.lab.gateway import ENVIRONMENT, ERASE_BLOCK_BYTES, RECORD, REGIONS, FlashFile
 
-GUIDE = REPOSITORY / "docs/integrate-u-boot.md"
 RESTORE_PATIENCE_S = 180.0
 BOOTING = r"unbrickd: booting generation (\d+)"
 RESTORED = r"unbrickd: (\w+): erase block (\d+), \d+ of \d+"
 
 
-def healing_bench(
-    recovery: Laboratory, backed_up: BackedUp, server_address: str, stopwatch: Stopwatch, folder: Path
-) -> Bench:
-    """A copy of the gateway, with the recovery in its bootloader.
+def recovery_variables(server_address: str) -> dict[str, str]:
+    """U-Boot's environment where the recovery looks for a server at that port.
 
     Its network is slirp's, which takes a broadcast to its own network for the host.
     """
-    flash = backed_up.flash.copy(folder / "flash.bin")
     link = {"ipaddr": "10.0.2.15", "netmask": "255.255.255.0", "unbrickd_port": server_address.rpartition(":")[2]}
-    variables = VARIABLES | link | {"bootcmd": "unbrickd boot", "bootdelay": "0"}
-    flash.write(ENVIRONMENT, encode_environment(variables, ENVIRONMENT.size_bytes))
-    return Bench(recovery, flash, stopwatch, folder)
+    return VARIABLES | link | {"bootcmd": "unbrickd boot", "bootdelay": "0"}
+
+
+def healing_bench(
+    laboratory: Laboratory, backed_up: BackedUp, server_address: str, stopwatch: Stopwatch, folder: Path
+) -> Bench:
+    """A copy of the gateway, whose bootloader starts the recovery."""
+    flash = backed_up.flash.copy(folder / "flash.bin")
+    flash.write(ENVIRONMENT, encode_environment(recovery_variables(server_address), ENVIRONMENT.size_bytes))
+    return Bench(laboratory, flash, stopwatch, folder)
 
 
 def restored_in(said: str) -> list[tuple[str, int]]:

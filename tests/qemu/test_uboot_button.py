@@ -45,12 +45,12 @@ def at_prompt(console: Console) -> None:
 
 
 def test_power_on_button_held_restores_though_the_flash_is_sound(
-    recovery: Laboratory, small: Small, server_address: str, tmp_path: Path
+    laboratory: Laboratory, small: Small, server_address: str, tmp_path: Path
 ) -> None:
     port = server_address.rpartition(":")[2]
     flash = small.flash_copy(tmp_path, unbrickd_port=port, bootdelay="1")
     before = record_of(flash, small.keys)
-    with bootloader(recovery, flash, options=options(tmp_path)) as console, pins(tmp_path) as board:
+    with bootloader(laboratory, flash, options=options(tmp_path)) as console, pins(tmp_path) as board:
         at_prompt(console)
         assert not board.is_on(LIGHT)
         board.hold(BUTTON)

@@ -41,7 +41,7 @@ def test_boot_sound_firmware_that_does_not_come_up_goes_back_a_generation(
     *,
     variables: dict[str, str],
     boots: int,
-    recovery: Laboratory,
+    laboratory: Laboratory,
     small: Small,
     small_upgraded: Small,
     server_address: str,
@@ -50,16 +50,16 @@ def test_boot_sound_firmware_that_does_not_come_up_goes_back_a_generation(
     port = server_address.rpartition(":")[2]
     flash = small_upgraded.flash_copy(tmp_path, unbrickd_port=port, **variables)
     for _ in range(boots):
-        with bootloader(recovery, flash) as console:
+        with bootloader(laboratory, flash) as console:
             comes_not_up(console)
     assert small_upgraded.differs(flash) == []
-    with serving(small_upgraded.store_copy(tmp_path), server_address), bootloader(recovery, flash) as console:
+    with serving(small_upgraded.store_copy(tmp_path), server_address), bootloader(laboratory, flash) as console:
         if variables:
             console.expect("Bootlimit .2. exceeded. Using altbootcmd", timeout_s=PATIENCE_S)
         console.expect("it failed to boot too often", timeout_s=PATIENCE_S)
         console.expect("restored generation 1", timeout_s=PATIENCE_S)
         comes_up(console)
-    with bootloader(recovery, flash) as console:  # and it stays, without a server
+    with bootloader(laboratory, flash) as console:  # and it stays, without a server
         console.expect("the flash is sound", timeout_s=PATIENCE_S)
         comes_up(console)
     assert small.differs(flash) == []
@@ -73,11 +73,11 @@ def test_boot_sound_firmware_that_does_not_come_up_goes_back_a_generation(
 
 
 def test_boot_power_cut_before_the_count_was_reset_keeps_the_generation(
-    recovery: Laboratory, small: Small, tmp_path: Path
+    laboratory: Laboratory, small: Small, tmp_path: Path
 ) -> None:
     """U-Boot's count is still that of the generation before; this one was never tried."""
     flash = small.flash_copy(tmp_path, **COUNTING, bootcount="3")
-    with bootloader(recovery, flash) as console:
+    with bootloader(laboratory, flash) as console:
         console.expect("Bootlimit .2. exceeded. Using altbootcmd", timeout_s=PATIENCE_S)
         console.expect("the flash is sound", timeout_s=PATIENCE_S)
         comes_up(console)

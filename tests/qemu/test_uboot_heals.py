@@ -10,8 +10,8 @@ import random
 import re
 
 import pytest
-from tests.qemu.bench import BackedUp, Bench
-from tests.qemu.healing import GUIDE, assert_healed, erase_blocks, watch
+from tests.qemu.bench import GUIDE, BackedUp, Bench
+from tests.qemu.healing import assert_healed, erase_blocks, watch
 from tools.lab.console import Shell
 from tools.lab.fit import boot_command
 from tools.lab.gateway import CONFIG, ENVIRONMENT, ERASE_BLOCK_BYTES, FIRMWARE, IDENTITY, RECORD

@@ -38,12 +38,12 @@ table inet firewall {
 
 
 def restore(
-    recovery: Laboratory, small: Small, flash: FlashFile, lan: Lan, options: list[str] | None = None
+    laboratory: Laboratory, small: Small, flash: FlashFile, lan: Lan, options: list[str] | None = None
 ) -> tuple[list[tuple[str, int]], str]:
     """Power on until it would boot: the erase blocks restored, and all that the console said."""
     with (
         serving_in(lan, small.store_copy(flash.path.parent)),
-        bootloader(recovery, flash, lan=lan, options=options or []) as console,
+        bootloader(laboratory, flash, lan=lan, options=options or []) as console,
     ):
         said = console.expect("(?s)^(.*)unbrickd: booting generation 1,", timeout_s=RESTORE_PATIENCE_S)[1]
     return restored_in(said.decode()), said.decode()
@@ -60,7 +60,7 @@ def drops(lan: Lan) -> dict[str, int]:
 
 @pytest.mark.parametrize("loss", [0.01, 0.05], ids="{:.0%}".format)
 def test_power_on_frames_lost_each_way_restores_within_the_ring(
-    loss: float, recovery: Laboratory, small: Small, stopwatch: Stopwatch, tmp_path: Path
+    loss: float, laboratory: Laboratory, small: Small, stopwatch: Stopwatch, tmp_path: Path
 ) -> None:
     """Every erase block of the firmware, through a card that takes 16 frames."""
     print(f"seed {SEED} of the damage; the kernel's own of the loss")
@@ -69,7 +69,7 @@ def test_power_on_frames_lost_each_way_restores_within_the_ring(
     with lan(OTHER_SUBNET, queue_frames=RING_FRAMES) as site:
         site.lose(loss)
         with stopwatch.timed(f"U-Boot, {loss:.0%} of the frames lost each way, {ERASE_BLOCKS} erase blocks"):
-            restored, _ = restore(recovery, small, flash, site, captured(tmp_path / "card.pcap"))
+            restored, _ = restore(laboratory, small, flash, site, captured(tmp_path / "card.pcap"))
         lost = drops(site)
     assert sorted(restored) == [("firmware", index) for index in range(ERASE_BLOCKS)]
     assert small.differs(flash) == []
@@ -133,7 +133,7 @@ def test_power_on_network_nobody_configured_finds_the_server_and_restores(
     variables: dict[str, str],
     server: str,
     site: Lan,
-    recovery: Laboratory,
+    laboratory: Laboratory,
     small: Small,
     stopwatch: Stopwatch,
     tmp_path: Path,
@@ -142,7 +142,7 @@ def test_power_on_network_nobody_configured_finds_the_server_and_restores(
     flash.damage(FIRMWARE, [3], random.Random(SEED))
     make(site)
     with stopwatch.timed(f"U-Boot, {make.__doc__}"):
-        restored, said = restore(recovery, small, flash, site)
+        restored, said = restore(laboratory, small, flash, site)
     assert restored == [("firmware", 3)]
     assert re.search(server, said)
     assert small.differs(flash) == []

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.qemu.bench import MODEL, REPOSITORY, VARIABLES, Bench, Laboratory, Stopwatch
+from tests.qemu.bench import MODEL, Bench, Laboratory, Stopwatch, on_the_host
+from tests.qemu.healing import recovery_variables
 from tools.lab.environment import encode_environment
-from tools.lab.gateway import CONFIG, ENVIRONMENT, ERASE_BLOCK_BYTES, FIRMWARE, IDENTITY, RECORD, Bootloader, FlashFile
-from tools.lab.recovery import recovery_sources, uboot_by_guide
+from tools.lab.gateway import CONFIG, ENVIRONMENT, ERASE_BLOCK_BYTES, FIRMWARE, IDENTITY, FlashFile
 
 from unbrickd.cli.demo_process import ServerProcess, run_command
 from unbrickd.seal.identity import decode_identity, encode_identity
@@ -26,30 +26,6 @@ SEED = 20100520
 PATIENCE_S = 60.0
 IMAGE_BYTES = 7 * ERASE_BLOCK_BYTES // 2
 KEY_BITS = (2048,)
-PLACES = {"identity": IDENTITY, "record": RECORD, "firmware": FIRMWARE, "config": CONFIG}
-
-
-def layout(folder: Path, server: str) -> str:
-    """The regions of the chip as files of the host."""
-    places = {
-        name: f'"{folder}/{name}.bin", size = {region.size_bytes}, erase_block = {ERASE_BLOCK_BYTES}'
-        for name, region in PLACES.items()
-    }
-    return f"""\
-model = "{MODEL}"
-good_after_s = 0.5
-identity = {{ file = {places["identity"]} }}
-record = {{ file = {places["record"]} }}
-[[component]]
-name = "firmware"
-file = {places["firmware"].replace(", ", chr(10))}
-signature_file = "{folder}/image.sig"
-[[component]]
-name = "config"
-file = {places["config"].replace(", ", chr(10))}
-[link]
-servers = ["{server}"]
-"""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,9 +47,6 @@ def signed(
     flash = FlashFile.create(tmp_path / "healthy.bin")
     flash.write(FIRMWARE, image := rng.randbytes(IMAGE_BYTES - 1) + b"\x55")
     flash.write(CONFIG, b"hostname=router7\n")
-    for name, region in PLACES.items():
-        if region is not IDENTITY:
-            (tmp_path / f"{name}.bin").write_bytes(flash.read(region))
     (tmp_path / "image").write_bytes(image)
     maker = tmp_path / "maker"
     run_command(
@@ -81,23 +54,15 @@ def signed(
         *("--out", str(tmp_path / "device.bin")),
     )
     flash.write(IDENTITY, (tmp_path / "device.bin").read_bytes())
-    (tmp_path / "identity.bin").write_bytes(flash.read(IDENTITY))
     run_command(
         *("keys", "sign", "--key", str(maker / "maker-private.pem"), "--model", MODEL, "--version", "1.0"),
         *("--erase-block", str(ERASE_BLOCK_BYTES), str(tmp_path / "image")),
     )
     with ServerProcess(tmp_path / "store", "udp") as server:
-        (tmp_path / "layout.toml").write_text(layout(tmp_path, server.address))
-        run_command("agent", "--once", "--layout", str(tmp_path / "layout.toml"), "--state", str(tmp_path / "state"))
-        flash.write(RECORD, (tmp_path / "record.bin").read_bytes())
-        link = {"ipaddr": "10.0.2.15", "netmask": "255.255.255.0", "unbrickd_port": server.address.rpartition(":")[2]}
-        variables = VARIABLES | link | {"bootcmd": "unbrickd boot", "bootdelay": "0"}
-        flash.write(ENVIRONMENT, encode_environment(variables, ENVIRONMENT.size_bytes))
-        program = uboot_by_guide(REPOSITORY / "docs/integrate-u-boot.md", REPOSITORY, recovery_sources(REPOSITORY))
-        chip = Bootloader.create(tmp_path / "bootloader.bin", program)
-        bench = Bench(
-            dataclasses.replace(laboratory, bootloader=chip), flash.copy(tmp_path / "flash.bin"), stopwatch, tmp_path
-        )
+        with on_the_host(flash, tmp_path, server.address, signature="image.sig") as layout:
+            run_command("agent", "--once", "--layout", str(layout))
+        flash.write(ENVIRONMENT, encode_environment(recovery_variables(server.address), ENVIRONMENT.size_bytes))
+        bench = Bench(laboratory, flash.copy(tmp_path / "flash.bin"), stopwatch, tmp_path)
         yield Signed(bench=bench, healthy=flash, other_maker_der=(tmp_path / "other" / "maker-public.der").read_bytes())
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds what the gateway of the laboratory consists of: U-Boot, a small kernel, and a root file system with Python."""
+"""What the gateway of the laboratory consists of: QEMU, a small kernel, and the sources of U-Boot (`recovery.py`)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ MIN_QEMU = (10, 0)
 """QEMU 7.2, Debian 12's own, loses buffered writes to the flash beyond the first 4 KiB of an erase block."""
 
 _KERNEL_CONFIG = FILES / "kernel.config"
-_UBOOT_CONFIG = FILES / "uboot.config"
 _UBOOT_PATCHES = (FILES / "uboot-virtio-net-kick.patch", FILES / "uboot-pl061-gpio.patch")
 _UBOOT_VERSION = "2023.01"
 _KERNEL_SOURCE = "linux-source-6.1"
@@ -105,35 +104,9 @@ def uboot_source() -> Path:
     return kept("uboot-source", make, texts=[_UBOOT_VERSION], files=_UBOOT_PATCHES) / "tree"
 
 
-def uboot(board: Board) -> Path:
-    """u-boot.bin for a board."""
-
-    def make(folder: Path) -> None:
-        debian.need(
-            *_HOST_TOOLS, *board.packages, "device-tree-compiler", "python3-dev", "python3-setuptools", "swig",
-            "libgnutls28-dev", "uuid-dev",
-        )  # fmt: skip
-        output = folder / "output"
-        make_: Words = ["make", "-C", uboot_source(), f"O={output}", f"CROSS_COMPILE={board.compiler}"]
-        # A virtual environment's Python has not what pylibfdt is built with.
-        path = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "VIRTUAL_ENV": "", "PYTHONPATH": ""}
-        run([*make_, f"{board.name}_defconfig"], folder=folder, env=path)
-        _merge(_UBOOT_CONFIG, uboot_source(), [], output=output)
-        run([*make_, "olddefconfig"], folder=folder, env=path)
-        _check_merged(_UBOOT_CONFIG, output / ".config")
-        run([*make_, _JOBS, "u-boot.bin"], folder=folder, env=path)
-        (output / "u-boot.bin").rename(folder / "u-boot.bin")
-        (output / ".config").rename(folder / "config")
-        shutil.rmtree(output)
-
-    files = [_UBOOT_CONFIG, *_UBOOT_PATCHES]
-    return kept(f"uboot-{board.name}", make, texts=[_UBOOT_VERSION], files=files) / "u-boot.bin"
-
-
-def _merge(fragment: Path, tree: Path, variables: list[str], *, output: Path | None = None) -> None:
+def _merge(fragment: Path, tree: Path, variables: list[str]) -> None:
     """Put a fragment over a .config; the tree's own script, which `make olddefconfig` has to follow."""
-    folder = tree if output is None else output
-    run(["env", *variables, tree / "scripts/kconfig/merge_config.sh", "-m", ".config", fragment], folder=folder)
+    run(["env", *variables, tree / "scripts/kconfig/merge_config.sh", "-m", ".config", fragment], folder=tree)
 
 
 def _check_merged(fragment: Path, config: Path) -> None:

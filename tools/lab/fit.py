@@ -9,6 +9,7 @@ from pathlib import Path
 from tools.lab import debian
 from tools.lab.steps import run
 
+PACKAGES = ("u-boot-tools", "device-tree-compiler")
 CONFIGURATION = "gateway"
 KERNEL_ADDRESS = 0x4100_0000
 """Where the compressed kernel runs from: above where it unpacks itself to."""
@@ -60,7 +61,7 @@ def boot_command(address: int) -> str:
 
 def firmware(kernel: Path, initramfs: Path) -> bytes:
     """The FIT image."""
-    debian.need("u-boot-tools", "device-tree-compiler")
+    debian.need(*PACKAGES)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "firmware.its").write_text(

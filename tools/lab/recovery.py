@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tools.lab import debian
-from tools.lab.build import ARM, uboot_source
+from tools.lab.build import ARM, Board, uboot_source
 from tools.lab.errors import LabError
 from tools.lab.steps import FILES, kept, run
 
@@ -23,9 +23,7 @@ _PACKAGES = (
     "python3-setuptools", "swig", "libgnutls28-dev", "uuid-dev",
 )  # fmt: skip
 # A virtual environment's Python has not what pylibfdt is built with.
-_ENVIRONMENT = {
-    "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "VIRTUAL_ENV": "", "PYTHONPATH": "", "CROSS_COMPILE": ARM.compiler,
-}  # fmt: skip
+_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "VIRTUAL_ENV": "", "PYTHONPATH": ""}
 
 
 def blocks(guide: Path, language: str) -> list[str]:
@@ -47,25 +45,27 @@ def uboot_by_guide(
     repository: Path,
     sources: Iterable[Path],
     *,
+    board: Board = ARM,
     patches: Sequence[Path] = (),
     tree: Path | None = None,
 ) -> Path:
-    """u-boot.bin for QEMU's ARM board.
+    """u-boot.bin.
 
-    sources: what it depends on; patches: what U-Boot gets besides, first; tree: of another U-Boot than Debian's, taken
-    as it is at its first build.
+    sources: what it depends on; board: put for the guide's; patches: what U-Boot gets besides, first; tree: of another
+    U-Boot than Debian's, taken as it is at its first build.
     """
     pristine = uboot_source() if tree is None else tree
-    steps, config = "".join(blocks(guide, "sh")), "".join(blocks(guide, "config"))
+    steps = "".join(blocks(guide, "sh")).replace(f"{ARM.name}_defconfig", f"{board.name}_defconfig")
+    config = "".join(blocks(guide, "config"))
 
     def make(folder: Path) -> None:
-        debian.need(*_PACKAGES, *ARM.packages)
+        debian.need(*_PACKAGES, *board.packages)
         shutil.copytree(pristine, folder / "u-boot", symlinks=True)
         for patch in patches:
             run(["patch", "-p1"], folder=folder / "u-boot", stdin=patch.read_bytes())
         (folder / "unbrickd").symlink_to(repository)
         (folder / "my-board.config").write_text(_BOARD_CONFIG.read_text() + config)
-        said = run(["sh", "-eu", "-c", steps], folder=folder, env=_ENVIRONMENT)
+        said = run(["sh", "-eu", "-c", steps], folder=folder, env=_ENVIRONMENT | {"CROSS_COMPILE": board.compiler})
         warnings = [line for line in said.splitlines() if "cmd/unbrickd/" in line and "warning:" in line]
         if warnings:
             raise LabError("our code does not compile cleanly: " + "; ".join(warnings))
@@ -80,6 +80,5 @@ def uboot_by_guide(
         (folder / "unbrickd").unlink()
 
     texts = [steps, config, str(pristine)]
-    return (
-        kept("uboot-recovery", make, texts=texts, files=[_BOARD_CONFIG, *patches, *sorted(sources)]) / "bootloader.bin"
-    )
+    files = [_BOARD_CONFIG, *patches, *sorted(sources)]
+    return kept(f"uboot-{board.name}-recovery", make, texts=texts, files=files) / "bootloader.bin"

@@ -32,6 +32,8 @@ _PACKAGES = (
     f"libpython{_PYTHON}-stdlib",
     "python3-cffi-backend",  # of cffi there is no wheel for this processor
 )
+DEVICE_PACKAGES = ("cryptography", "filelock")
+"""All that the program on the device imports beyond the standard library."""
 _PLATFORM = "manylinux_2_31_armv7l"
 _LIBRARY = f"usr/lib/python{_PYTHON}"
 _SITE = "usr/lib/python3/dist-packages"
