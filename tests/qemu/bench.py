@@ -168,7 +168,8 @@ def _program(folder: Path, server_address: str) -> Path:
         (folder / name).mkdir(parents=True)
     no_caches = shutil.ignore_patterns("__pycache__")
     shutil.copytree(REPOSITORY / "src" / "unbrickd", folder / "opt/unbrickd", ignore=no_caches)
-    shutil.copy(Path(__file__).with_name("guest_mtd.py"), folder / "opt")
+    for ours in Path(__file__).parent.glob("guest_*.py"):
+        shutil.copy(ours, folder / "opt")
     compile_python(folder / "opt")
     shutil.copy(FILES / "init", folder / "init")
     (folder / "etc/version").write_text("1.0\n")
