@@ -222,6 +222,10 @@ class RestoreSession:
             self._ended.append(self._outgoing.transfer)
             self._outgoing = None
 
+    def close(self) -> None:
+        """Nothing more is sent."""
+        self._end_transfer()
+
     # Sending
 
     @property
@@ -229,12 +233,13 @@ class RestoreSession:
         """Whether there is a block or a DataEnd to send."""
         return self._outgoing is not None and self._outgoing.sender is not None and self._outgoing.sender.pending
 
-    def next_batch(self) -> Batch | None:
+    def next_batch(self, most: int = BATCH_MESSAGES) -> Batch | None:
         """The next DataBlocks, no more than were asked for, or DataEnd. Raises Refusal, StorageError."""
         outgoing = self._outgoing
         if outgoing is None or outgoing.sender is None:
             return None
-        octets, message_bytes = self._blocks(outgoing, outgoing.sender), outgoing.block_bytes + BLOCK_OVERHEAD_BYTES
+        message_bytes = outgoing.block_bytes + BLOCK_OVERHEAD_BYTES
+        octets = self._blocks(outgoing, outgoing.sender, max(1, min(most, BATCH_BYTES // message_bytes)))
         if octets:
             return Batch(peer=self.port.peer, octets=octets, message_bytes=message_bytes)
         due = outgoing.sender.end_due()
@@ -244,10 +249,9 @@ class RestoreSession:
         octets = encode(end, session=self.port.session, transfer=outgoing.transfer)
         return Batch(peer=self.port.peer, octets=octets, message_bytes=len(octets))
 
-    def _blocks(self, outgoing: _Outgoing, sender: Sender) -> bytes:
-        """DataBlocks, of one range or of several, up to the first that is shorter than the others."""
+    def _blocks(self, outgoing: _Outgoing, sender: Sender, room: int) -> bytes:
+        """So many DataBlocks, of one range or of several, up to the first that is shorter than the others."""
         block_bytes = outgoing.block_bytes
-        room = max(1, min(BATCH_MESSAGES, BATCH_BYTES // (block_bytes + BLOCK_OVERHEAD_BYTES)))
         parts: list[bytes] = []
         while room > 0 and (blocks := sender.next_blocks(room)) is not None:
             payload = self._read(outgoing, blocks.offset_bytes, blocks.length_bytes)

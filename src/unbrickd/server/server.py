@@ -26,6 +26,8 @@ from unbrickd.server.events import Event, Refused, SessionEnd, SessionEnded, Ses
 from unbrickd.server.limits import SESSION_EXPIRY_S, ServerLimits
 from unbrickd.server.port import Port, Refusal, SessionKey
 from unbrickd.server.restore import RestoreSession
+from unbrickd.server.timers import Timers
+from unbrickd.server.turns import Turns
 from unbrickd.store.vault import Vault
 from unbrickd.wire import messages as m
 from unbrickd.wire.framing import HEADER_BYTES, VERSION, Octets, decode_frame
@@ -49,8 +51,6 @@ Session = BackupSession | RestoreSession
 class _Entry:
     session: Session
     heard_s: float
-    queued: bool = False
-    """Whether it waits for its turn to send blocks."""
 
 
 class Server:
@@ -73,7 +73,8 @@ class Server:
         """Sessions, the one that was silent longest first."""
         self._ended: OrderedDict[SessionKey, m.Error] = OrderedDict()
         self._replies: deque[Datagram] = deque(maxlen=self._limits.max_replies)
-        self._sending: deque[_Entry] = deque()
+        self._turns = Turns()
+        self._timers: Timers[SessionKey] = Timers()
         self._events: deque[Event] = deque(maxlen=MAX_EVENTS)
 
     # The five calls
@@ -97,7 +98,7 @@ class Server:
                 entry.heard_s = now_s
                 self._entries.move_to_end(key)
                 entry.session.receive(packet.transfer, packet.message, now_s)
-                self._queue(entry)
+                self._await(key, entry.session)
             else:
                 self._without_session(peer, packet, octets, now_s)
         except Refusal as refusal:
@@ -110,45 +111,52 @@ class Server:
 
         blocked: the channels (`Peer.channel`) that take no DataBlocks now; their sessions keep their turn.
         """
-        if self._replies:
-            return self._next_reply()
-        for _ in range(len(self._sending)):
-            entry = self._sending.popleft()
-            session = entry.session
-            entry.queued = False
-            if not isinstance(session, RestoreSession) or not session.pending or not self._is_open(entry):
+        while not self._replies and (turn := self._turns.next(blocked)) is not None:
+            session, most = turn
+            try:
+                batch = session.next_batch(most)
+            except UnbrickdError as error:
+                self._refuse(session.port.key, None, b"", Refusal.of(error))
                 continue
-            if session.port.peer.channel in blocked:
-                self._queue(entry)
-                continue
-            batch = self._next_of(session)
-            self._queue(entry)
             if batch is not None:
                 return batch
         return self._next_reply() if self._replies else None
 
     def timer(self) -> float | None:
-        """When to call `handle_timer`, if nothing else happens before."""
-        due = [t for entry in self._entries.values() if (t := _timer_of(entry.session)) is not None]
-        if self._entries:
-            due.append(next(iter(self._entries.values())).heard_s + SESSION_EXPIRY_S)
+        """When to call `handle_timer`, if nothing else happens before; it may be for nothing."""
+        due = [t for t in (self._timers.first_s(), self._next_expiry()) if t is not None]
         return min(due, default=None)
 
     def handle_timer(self, now_s: float) -> None:
         """Repeat requests that were not answered, and forget who fell silent."""
-        for key, entry in list(self._entries.items()):
-            session = entry.session
-            if now_s >= entry.heard_s + SESSION_EXPIRY_S:  # as `timer` reckons it, to the last bit
+        while (expiry_s := self._next_expiry()) is not None and now_s >= expiry_s:
+            self._close(next(iter(self._entries)), SessionEnd.SILENT)
+        for key in self._timers.due(now_s):
+            session = self._entries[key].session
+            assert isinstance(session, BackupSession), "no other has a time"
+            try:
+                session.handle_timer(now_s)
+            except Refusal as refusal:
+                self._refuse(key, None, b"", refusal)
+            except UnbrickdError as error:
+                self._refuse(key, None, b"", Refusal.of(error))
+            if key not in self._entries:
+                continue
+            if session.silent(now_s):
                 self._close(key, SessionEnd.SILENT)
-            elif isinstance(session, BackupSession):
-                try:
-                    session.handle_timer(now_s)
-                except Refusal as refusal:
-                    self._refuse(key, None, b"", refusal)
-                except UnbrickdError as error:
-                    self._refuse(key, None, b"", Refusal.of(error))
-                if session.silent(now_s):
-                    self._close(key, SessionEnd.SILENT)
+            else:
+                self._await(key, session)
+
+    def _next_expiry(self) -> float | None:
+        oldest = next(iter(self._entries.values()), None)
+        return None if oldest is None else oldest.heard_s + SESSION_EXPIRY_S
+
+    def _await(self, key: SessionKey, session: Session) -> None:
+        """Its turn, or its time."""
+        if isinstance(session, BackupSession):
+            self._timers.set(key, session.timer())
+        elif session.pending:
+            self._turns.add(session)
 
     def events(self) -> list[Event]:
         """What happened since the last call, oldest first."""
@@ -161,7 +169,7 @@ class Server:
     @property
     def wants_write(self) -> bool:
         """Whether `next_batch` may have something, blocked channels aside."""
-        return bool(self._replies or self._sending)
+        return bool(self._replies or self._turns)
 
     @property
     def sessions(self) -> int:
@@ -293,7 +301,7 @@ class Server:
             raise Refusal(m.ErrorCode.BUSY, "this server has as many sessions as it takes")
         idle = self._idle()
         if len(self._entries) >= self._limits.max_sessions and idle is not None:
-            del self._entries[idle]
+            self._close(idle, SessionEnd.CLOSED)
 
     # Ending sessions
 
@@ -308,9 +316,12 @@ class Server:
 
     def _close(self, key: SessionKey, reason: SessionEnd) -> None:
         session = self._entries.pop(key).session
+        self._timers.set(key, None)
         done = isinstance(session, RestoreSession) or session.done
         if isinstance(session, BackupSession):
             session.suspend()
+        else:
+            session.close()
         if not done:
             self._events.append(
                 SessionEnded(
@@ -362,28 +373,6 @@ class Server:
         short = m.Error(code=error.code, about=error.about, retry_after_s=error.retry_after_s, text=text)
         return encode(short, session=packet.session, transfer=packet.transfer)
 
-    # Sending blocks
-
-    def _queue(self, entry: _Entry) -> None:
-        session = entry.session
-        if not entry.queued and isinstance(session, RestoreSession) and session.pending:
-            entry.queued = True
-            self._sending.append(entry)
-
-    def _is_open(self, entry: _Entry) -> bool:
-        return self._entries.get(entry.session.port.key) is entry
-
     def _next_reply(self) -> Batch:
         peer, octets = self._replies.popleft()
         return Batch(peer=peer, octets=octets, message_bytes=len(octets))
-
-    def _next_of(self, session: RestoreSession) -> Batch | None:
-        try:
-            return session.next_batch()
-        except UnbrickdError as error:
-            self._refuse(session.port.key, None, b"", Refusal.of(error))
-            return None
-
-
-def _timer_of(session: Session) -> float | None:
-    return session.timer() if isinstance(session, BackupSession) else None

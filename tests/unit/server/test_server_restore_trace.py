@@ -179,12 +179,13 @@ def test_restore_blocks_of_two_sessions_take_turns_and_a_blocked_channel_keeps_i
         wanted = m.BlockRequest(request=1, last=False, ranges=((0, 3 * BATCH_MESSAGES * 32),))
         lab.server.receive(device.peer, encode(wanted, session=device.session, transfer=1), lab.now_s)
     slow = frozenset({7})
-    turns = [lab.server.next_batch() for _ in range(2)]
-    assert [batch.peer for batch in filter(None, turns)] == [backed_up.peer, other.peer]
-    held = [lab.server.next_batch(slow) for _ in range(3)]
-    assert [batch and batch.peer for batch in held] == [backed_up.peer, backed_up.peer, None]
+    turns = [(batch.peer, len(list(batch.messages()))) for _ in range(3) if (batch := lab.server.next_batch())]
+    whole = BATCH_MESSAGES
+    assert turns == [(backed_up.peer, whole), (other.peer, 1), (backed_up.peer, whole)], "a newcomer waits for nobody"
+    held = [lab.server.next_batch(slow) for _ in range(2)]
+    assert [batch and batch.peer for batch in held] == [backed_up.peer, None]
     assert lab.server.wants_write
-    assert [peer for peer, _ in lab.drain()] == 2 * BATCH_MESSAGES * [other.peer]
+    assert [peer for peer, _ in lab.drain()] == (3 * BATCH_MESSAGES - 1) * [other.peer]
 
 
 def blocks_of(batch: Batch) -> list[tuple[int, int, int]]:
