@@ -43,6 +43,7 @@ PURE_MAY_IMPORT = {
     "dataclasses",
     "enum",
     "hashlib",
+    "heapq",
     "hmac",
     "itertools",
     "json",
