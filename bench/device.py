@@ -225,6 +225,7 @@ class Bench:
             now_s=time.monotonic(),
             max_message_bytes=self.link.max_message_bytes,
             ring_frames=self.ring_frames,
+            polled=False,
             ahead_bytes=AMPLE_AHEAD_BYTES,
         )
         booting = run_bootloader(bootloader, self.link, on_event=note, stop=lambda: time.monotonic() > deadline_s)

@@ -385,27 +385,24 @@ struct ub_window {
 	uint32_t max_blocks;
 	uint32_t size_q8;		/* blocks × 256 */
 	uint32_t srtt_us, variation_us;	/* srtt 0: no sample yet */
-	uint8_t backoff, timeouts, flat_rounds;
-	bool slow_start, limited, round_started;
-	uint32_t loss_q20, usual_loss_q20, seen;
-	uint32_t round_ends_at;		/* place */
+	uint8_t backoff;
+	bool starting, limited;
+	uint32_t next_place;		/* of the next block asked for: its number in the order of request */
+	uint32_t round_ends_at, counts_from;
 	uint32_t shortest_us, base_us;
-	uint32_t delivered, lost;
-	uint32_t best_rate;		/* blocks in a second */
-	uint64_t round_started_us, base_at_us;
-};
-
-struct ub_arrival {
-	uint32_t place;		/* its number in the order of request */
-	uint32_t next_place;	/* that of the next one requested */
-	uint32_t rtt_us;
-	bool limited;		/* the window, rather than what is wanted, bounds the requests */
+	uint32_t before_q8[2];		/* of the two rounds before: the older one made the delay that is seen now */
+	uint32_t calm_rounds;
+	uint32_t loss_q20, usual_loss_q20;
+	int32_t excess_q20;
+	uint32_t counted, lost;
+	uint32_t trial_left, trial_size_q8, trial_loss_q20;	/* blocks to come, and what was before it */
 };
 
 void ub_window_start(struct ub_window *w, uint32_t max_blocks);
 uint32_t ub_window_blocks(const struct ub_window *w);
-void ub_window_arrived(struct ub_window *w, const struct ub_arrival *arrival, uint64_t now_us);
-void ub_window_lost(struct ub_window *w);
+/* limited: the window, rather than what is wanted, bounds the requests. */
+void ub_window_arrived(struct ub_window *w, uint32_t place, uint32_t rtt_us, bool limited);
+void ub_window_lost(struct ub_window *w, uint32_t place);
 void ub_window_timed_out(struct ub_window *w);
 bool ub_window_is_lossy(const struct ub_window *w);
 uint32_t ub_window_timeout_us(const struct ub_window *w);
@@ -454,7 +451,6 @@ struct ub_receiver {
 	uint32_t request, void_up_to;	/* the last one's number; what is of one up to that does not count */
 	uint32_t armed_us, quiet_since_us;	/* the low 32 bits of the time */
 	uint32_t end_request, end_us;	/* of the last DataEnd, 0: none; when what is outstanding of it is lost */
-	uint32_t places;		/* blocks asked for so far, again or not */
 	uint32_t newest_place;		/* after it; of those that arrived. 0: none did */
 	uint32_t reordering_places;
 	uint32_t blocks_received;

@@ -13,7 +13,7 @@
 #include "internal.h"
 
 #define MIN_REORDERING 3u	/* places; as TCP's three duplicate acknowledgements (RFC 5681 §3.2) */
-#define BATCHES 4u		/* requests in what may be outstanding: few, but so many that the loss of one leaves others */
+#define BATCHES 8u		/* requests in what may be outstanding: few, but so many that the loss of one leaves others */
 
 enum block_state { ASKED, LOST, HELD };
 
@@ -116,7 +116,8 @@ static bool take_flight(struct ub_receiver *r, uint32_t offset, struct ub_flight
 	return false;
 }
 
-static void give_up_oldest(struct ub_receiver *r)
+/* Returns its place. */
+static uint32_t give_up_oldest(struct ub_receiver *r)
 {
 	struct ub_flight *flight = &r->given_up[r->given_up_count++ % UB_MAX_GIVEN_UP];
 	uint32_t at;
@@ -124,7 +125,7 @@ static void give_up_oldest(struct ub_receiver *r)
 	take_flight(r, r->storage.flights[0].offset, flight);
 	find_block(r, flight->offset, &at)->state = LOST;
 	r->lost_count++;
-	ub_window_lost(&r->window);
+	return flight->place;
 }
 
 /* Whether there is a block that was never asked for, and room for it; its length. */
@@ -137,13 +138,8 @@ static uint32_t next_length(const struct ub_receiver *r)
 
 static void sample(struct ub_receiver *r, const struct ub_flight *flight)
 {
-	struct ub_arrival arrival;
-
-	arrival.place = flight->place;
-	arrival.next_place = r->places;
-	arrival.rtt_us = (uint32_t)r->storage.ub->now_us - flight->asked_us;
-	arrival.limited = r->lost_count || next_length(r);
-	ub_window_arrived(&r->window, &arrival, r->storage.ub->now_us);
+	ub_window_arrived(&r->window, flight->place, (uint32_t)r->storage.ub->now_us - flight->asked_us,
+			  r->lost_count || next_length(r));
 }
 
 /* It had counted as lost and comes all the same: the network reorders by more than was thought. */
@@ -176,7 +172,7 @@ static void learn(struct ub_receiver *r, uint32_t offset, uint32_t request)
 	r->newest_place = ub_max(r->newest_place, flight.place + 1);
 	sample(r, &flight);
 	while (r->flight_count && r->storage.flights[0].place + r->reordering_places < r->newest_place)
-		give_up_oldest(r);
+		ub_window_lost(&r->window, give_up_oldest(r));
 }
 
 void ub_receiver_block(struct ub_receiver *r, const struct ub_message *m)
@@ -234,7 +230,7 @@ static void expire(struct ub_receiver *r)
 	}
 	if (r->end_request && !until(r, r->end_us)) {
 		while (r->flight_count && r->storage.flights[0].request <= r->end_request)
-			give_up_oldest(r);
+			ub_window_lost(&r->window, give_up_oldest(r));
 		r->end_request = 0;
 	}
 }
@@ -303,7 +299,7 @@ uint32_t ub_receiver_request(struct ub_receiver *r)
 		struct ub_flight *flight = &r->storage.flights[r->flight_count++];
 
 		flight->offset = block->offset;
-		flight->place = r->places++;
+		flight->place = r->window.next_place++;
 		flight->request = r->request + 1;
 		flight->asked_us = (uint32_t)r->storage.ub->now_us;
 		if (ranges && block->offset == end) {

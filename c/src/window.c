@@ -2,9 +2,9 @@
 /*
  * How many blocks may be outstanding, and how long until one counts as lost. Knows no clock and no blocks.
  *
- * The time: RFC 6298. The window: delay-based, after TCP Vegas (Brakmo 1995), with BBR's way out of slow start. Loss
- * alone does not shrink it, for a Wi-Fi link loses at random; loss above what the path always had does. As
- * src/unbrickd/transfer/rtt.py and window.py, in integers.
+ * The time: RFC 6298. The window: bounded by delay (TCP Vegas, Brakmo 1995), by the device's ring, and by loss that a
+ * trial with less than half of the window shows to be an overflowing queue. As src/unbrickd/transfer/rtt.py and
+ * window.py, in integers; but the ring is never exceeded, as nobody empties it while flash is written.
  */
 #include "internal.h"
 
@@ -13,16 +13,18 @@
 #define MAX_TIMEOUT (2 * UB_SECOND)
 #define INITIAL_BLOCKS 10u	/* RFC 6928 */
 #define MIN_BLOCKS 4u		/* enough for losses to show by later arrivals */
-#define PLATEAU_ROUNDS 3	/* slow start ends after so many rounds that grew by less than a quarter */
-#define SLACK_US 4000u		/* queueing that is never held against the path */
-#define BASE_AGE_US (10 * UB_SECOND)	/* then the shortest round trip is measured anew */
+#define SLACK_US 8000u		/* queueing that is never held against the path */
+#define MAX_ROUND_TRIP (4 * UB_SECOND)	/* longer ones count as this long: times 64 it fits 32 bits */
 #define LOSS_MEMORY 256u	/* blocks that loss is averaged over */
-#define LEARNING 64u		/* what is lost of the first blocks is the path's usual loss */
+#define USUAL_MEMORY 4096u	/* the usual loss is forgotten so slowly */
 #define ONE_Q20 (1u << 20)
-#define MAX_COUNT 4095u		/* in a round: times ONE_Q20, or times UB_SECOND, it fits 32 bits */
-#define EXCESS_LOSS_Q20 (ONE_Q20 / 10)	/* loss over the usual that counts as an overflowing queue */
-#define LOSS_CREEP_Q20 41u	/* 1 % in 256 blocks: so slowly does lasting loss become usual */
-#define LOSSY_Q20 (ONE_Q20 / 50)	/* from here on each request is sent twice; the sender serves it once */
+#define EXCESS_LOSS_Q20 (ONE_Q20 / 64 * 3)	/* loss over 5/4 of the usual that adds up to an alarm */
+#define START_EXCESS_LOSS_Q20 (ONE_Q20 / 4)	/* while the window doubles each round */
+#define ALARM_BLOCKS 4u		/* so many more lost than that, and a quarter of the window */
+#define TRIAL_BLOCKS 128u
+#define TRIAL_LOSSES 8u		/* a trial lasts until so many are to be expected if they are random */
+#define CALM_SHIFT 9		/* 50 rounds after the last overflow the window grows by a block a round */
+#define LOSSY_Q20 (ONE_Q20 / 200)	/* from here on each request is sent twice; the sender serves it once */
 
 static void resize(struct ub_window *w, uint32_t size_q8)
 {
@@ -34,8 +36,9 @@ void ub_window_start(struct ub_window *w, uint32_t max_blocks)
 	memset(w, 0, sizeof(*w));
 	w->max_blocks = max_blocks;
 	w->size_q8 = ub_min(INITIAL_BLOCKS, max_blocks) << 8;
-	w->slow_start = true;
-	w->shortest_us = w->base_us = UINT32_MAX;
+	w->before_q8[0] = w->before_q8[1] = w->size_q8;
+	w->starting = true;
+	w->shortest_us = w->base_us = MAX_ROUND_TRIP;
 }
 
 uint32_t ub_window_blocks(const struct ub_window *w)
@@ -55,14 +58,12 @@ static uint32_t distance(uint32_t a, uint32_t b)
 
 static void measure(struct ub_window *w, uint32_t rtt_us)
 {
-	rtt_us = ub_min(ub_max(rtt_us, 1), 60 * UB_SECOND);
 	if (!w->srtt_us) {
 		w->srtt_us = rtt_us;
 		w->variation_us = rtt_us / 2;
 	} else {
 		w->variation_us = w->variation_us - w->variation_us / 4 + distance(w->srtt_us, rtt_us) / 4;
 		w->srtt_us = w->srtt_us - w->srtt_us / 8 + rtt_us / 8;
-		w->srtt_us = ub_max(w->srtt_us, 1);
 	}
 	w->backoff = 0;
 }
@@ -83,94 +84,131 @@ uint32_t ub_window_reordering_us(const struct ub_window *w)
 	return ub_min(ub_max(2 * w->variation_us, MIN_TIMEOUT / 4), MAX_TIMEOUT / 4);
 }
 
-/* The loss of late: averaged. The usual loss: what it is at the start, or its floor, which creeps up. */
-static void learn_loss(struct ub_window *w)
+static void forget_losses(struct ub_window *w, uint32_t from_place)
 {
-	uint32_t count = w->delivered + w->lost, now_q20;
+	w->excess_q20 = 0;
+	w->counted = w->lost = 0;
+	w->counts_from = from_place;
+}
 
-	if (!count)
+static uint32_t part_lost_q20(const struct ub_window *w)
+{
+	return (w->lost << 10) / w->counted << 10;
+}
+
+/* What of it is not lost, by the loss before the trial. */
+static uint32_t fitted(const struct ub_window *w, uint32_t size_q8)
+{
+	return (size_q8 * ((ONE_Q20 - w->trial_loss_q20) >> 10)) >> 10;
+}
+
+static void begin_trial(struct ub_window *w)
+{
+	w->trial_size_q8 = w->size_q8;
+	w->trial_loss_q20 = ub_min(part_lost_q20(w), ONE_Q20 / 2);
+	w->trial_left = ub_min(TRIAL_BLOCKS, TRIAL_LOSSES * ONE_Q20 / w->trial_loss_q20);
+	resize(w, fitted(w, w->size_q8) / 2);
+	forget_losses(w, w->next_place + ub_window_blocks(w));
+}
+
+/* The counts are those of the trial. */
+static void end_trial(struct ub_window *w)
+{
+	uint32_t loss_q20 = part_lost_q20(w), size_q8 = w->trial_size_q8;
+
+	if (loss_q20 <= ub_max(w->usual_loss_q20 + EXCESS_LOSS_Q20 / 2, w->trial_loss_q20 / 4)) {
+		size_q8 = fitted(w, size_q8 - size_q8 / 16);
+		w->starting = false;
+		w->calm_rounds = 0;
+	}
+	resize(w, size_q8);
+	w->usual_loss_q20 = ub_min(loss_q20, w->trial_loss_q20);
+	forget_losses(w, w->next_place + 2 * ub_window_blocks(w));
+}
+
+static void count(struct ub_window *w, uint32_t place, uint32_t lost)
+{
+	w->loss_q20 += lost * (ONE_Q20 / LOSS_MEMORY) - w->loss_q20 / LOSS_MEMORY;
+	if (place < w->counts_from)
 		return;
-	w->seen = ub_min(w->seen + count, LOSS_MEMORY);
-	now_q20 = w->lost * ONE_Q20 / count;
-	if (count >= w->seen)
-		w->loss_q20 = now_q20;
-	else
-		w->loss_q20 = w->loss_q20 - w->loss_q20 / w->seen * count + now_q20 / w->seen * count;
-	w->usual_loss_q20 = w->seen <= LEARNING ? w->loss_q20 :
-						  ub_min(w->usual_loss_q20 + LOSS_CREEP_Q20 * count, w->loss_q20);
-}
-
-static void leave_slow_start_if_full(struct ub_window *w, uint32_t took_us, bool full)
-{
-	uint32_t rate = w->delivered * UB_SECOND / took_us;
-
-	w->flat_rounds = rate >= w->best_rate + w->best_rate / 4 ? 0 : (uint8_t)(w->flat_rounds + 1);
-	w->best_rate = ub_max(w->best_rate, rate);
-	if (full || w->flat_rounds >= PLATEAU_ROUNDS) {
-		w->slow_start = false;
-		resize(w, w->size_q8 / 2);
+	w->counted++;
+	w->lost += lost;
+	if (w->trial_left) {
+		if (!--w->trial_left)
+			end_trial(w);
+		return;
 	}
+	w->usual_loss_q20 -= w->usual_loss_q20 / USUAL_MEMORY;
+	w->excess_q20 += (int32_t)(lost * ONE_Q20 - w->usual_loss_q20 / 4 * 5 -
+				   (w->starting ? START_EXCESS_LOSS_Q20 : EXCESS_LOSS_Q20));
+	if (w->excess_q20 <= 0)
+		forget_losses(w, w->counts_from);
+	else if ((uint32_t)w->excess_q20 >> 12 > (ALARM_BLOCKS << 8) + w->size_q8 / 4)
+		begin_trial(w);
 }
 
-static void end_round(struct ub_window *w, uint64_t now_us)
+static void end_round(struct ub_window *w)
 {
-	uint32_t took_us = ub_max(ub_since(now_us, w->round_started_us), 1);
-	bool learns = w->limited && w->round_started, full;
+	uint32_t limit_us, room_q8, grown_q8;
+	bool limited = w->limited;
 
-	if (w->shortest_us < w->base_us || ub_since(now_us, w->base_at_us) > BASE_AGE_US) {
+	/* With the least window the queue is our own no more: whatever the round trip is now, it is the path's. */
+	if (w->size_q8 <= MIN_BLOCKS << 8 || w->shortest_us < w->base_us)
 		w->base_us = w->shortest_us;
-		w->base_at_us = now_us;
-	}
-	learn_loss(w);
-	if (learns) {
-		full = w->shortest_us > w->base_us + w->base_us / 2 + SLACK_US ||
-		       w->loss_q20 > w->usual_loss_q20 + EXCESS_LOSS_Q20;
-		if (w->slow_start)
-			leave_slow_start_if_full(w, took_us, full);
-		else if (full)
-			resize(w, w->size_q8 / 100 * 85);
-		else if (w->shortest_us < w->base_us + w->base_us / 4 + SLACK_US)
-			resize(w, w->size_q8 + ub_max(1 << 8, w->size_q8 / 8));
-	}
-	w->round_started = true;
-	w->round_started_us = now_us;
-	w->shortest_us = UINT32_MAX;
-	w->delivered = w->lost = 0;
+	limit_us = w->base_us + SLACK_US;
+	room_q8 = w->before_q8[0] * ub_min((limit_us << 6) / (w->shortest_us / 16 + 1), 1 << 12) >> 10;
+	w->before_q8[0] = w->before_q8[1];
+	w->before_q8[1] = w->size_q8;
+	if (w->shortest_us >= limit_us - SLACK_US / 2)
+		w->starting = false;
+	w->shortest_us = MAX_ROUND_TRIP;
 	w->limited = false;
-}
-
-void ub_window_arrived(struct ub_window *w, const struct ub_arrival *a, uint64_t now_us)
-{
-	measure(w, a->rtt_us);
-	w->timeouts = 0;
-	w->delivered = ub_min(w->delivered + 1, MAX_COUNT);
-	w->limited = w->limited || a->limited;
-	w->shortest_us = ub_min(w->shortest_us, ub_min(a->rtt_us, 60 * UB_SECOND));
-	if (w->slow_start && a->limited)
-		resize(w, w->size_q8 + (1 << 8));
-	if (a->place >= w->round_ends_at) {
-		end_round(w, now_us);
-		w->round_ends_at = a->next_place;
+	if (w->starting)
+		return;
+	if (room_q8 < w->size_q8) {
+		resize(w, room_q8);
+	} else if (limited && !w->trial_left) {
+		w->calm_rounds = ub_min(w->calm_rounds + 1, 255);
+		grown_q8 = w->calm_rounds * w->calm_rounds * w->calm_rounds >> CALM_SHIFT;
+		resize(w, ub_min(room_q8, w->size_q8 + ub_min(grown_q8, w->size_q8 / 4)));
 	}
 }
 
-void ub_window_lost(struct ub_window *w)
+void ub_window_arrived(struct ub_window *w, uint32_t place, uint32_t rtt_us, bool limited)
 {
-	w->lost = ub_min(w->lost + 1, MAX_COUNT);
+	rtt_us = ub_min(ub_max(rtt_us, 1), MAX_ROUND_TRIP);
+	measure(w, rtt_us);
+	w->limited = w->limited || limited;
+	w->shortest_us = ub_min(w->shortest_us, rtt_us);
+	if (w->starting && limited && rtt_us < w->base_us + SLACK_US / 2 &&
+	    w->excess_q20 < (int32_t)ONE_Q20 && !w->trial_left)
+		resize(w, w->size_q8 + (1 << 8));
+	count(w, place, 0);
+	if (place >= w->round_ends_at) {
+		end_round(w);
+		w->round_ends_at = w->next_place;
+	}
+}
+
+/* Later ones arrived, or the sender says it has sent all. */
+void ub_window_lost(struct ub_window *w, uint32_t place)
+{
+	count(w, place, 1);
 }
 
 /* Nothing came. Once is bad luck; twice in a row is another path, to be learnt from the start. */
 void ub_window_timed_out(struct ub_window *w)
 {
-	if (ub_window_timeout_us(w) < MAX_TIMEOUT)
-		w->backoff++;
-	if (!w->timeouts) {
-		w->timeouts = 1;
-		resize(w, w->size_q8 / 2);
-		return;
+	uint32_t size_q8 = w->size_q8 / 2;
+
+	w->trial_left = 0;
+	forget_losses(w, w->next_place);
+	if (w->backoff) {
+		size_q8 = 0;
+		w->starting = true;
+		w->base_us = MAX_ROUND_TRIP;
 	}
-	resize(w, MIN_BLOCKS << 8);
-	w->slow_start = true;
-	w->best_rate = 0;
-	w->flat_rounds = 0;
+	resize(w, size_q8);
+	if (!w->backoff || ub_window_timeout_us(w) < MAX_TIMEOUT)
+		w->backoff++;
 }

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -196,10 +197,10 @@ def test_transfer_large_over_any_network_arrives_without_waste(first: int) -> No
     run_seeds(1_000_000 + first, 8, large=True)
 
 
-def lan(**faults: float) -> Network:
+def lan(*, seed: int = 1, **faults: float) -> Network:
     """100 Mbit/s, 0.5 ms each way."""
     return Network(
-        seed=1,
+        seed=seed,
         delay_s=0.0005,
         rate_bytes_per_s=12_500_000,
         queue_bytes=300_000,
@@ -232,10 +233,13 @@ def test_transfer_on_a_quiet_lan_sends_each_block_once_and_ends_once() -> None:
 @pytest.mark.parametrize(("loss", "at_most"), [(0.0, 1.15), (0.05, 1.25), (0.3, 1.6)])
 def test_transfer_with_random_loss_keeps_the_link_busy(loss: float, at_most: float) -> None:
     """Virtual seconds over what the link's rate alone takes at this loss."""
-    s = scenario(lan(loss=loss), image_bytes=3_000_000, window=256, ahead_bytes=458_752)
-    out = transfer(s)
-    assert out.received == s.image
-    assert out.took_s < at_most * len(s.image) / 12_500_000 / (1 - loss)
+    took_s = []
+    for seed in (1, 2, 3):
+        s = scenario(lan(seed=seed, loss=loss), image_bytes=3_000_000, window=256, ahead_bytes=458_752)
+        out = transfer(s)
+        assert out.received == s.image
+        took_s.append(out.took_s)
+    assert median(took_s) < at_most * 3_000_000 / 12_500_000 / (1 - loss)
 
 
 def test_transfer_with_overflowing_switch_keeps_waste_bounded() -> None:

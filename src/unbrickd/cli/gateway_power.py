@@ -108,6 +108,7 @@ class PoweredGateway:
             now_s=time.monotonic(),
             max_message_bytes=link.max_message_bytes,
             ring_frames=gateway.layout.link.ring_frames,
+            polled=False,
         )
         booting = run_bootloader(bootloader, link, on_event=self._on_recovery, stop=self._is_stopped_in_bootloader)
         gateway.save_chip()

@@ -92,6 +92,7 @@ def _recover(device: RealDevice, narrator: Narrator, *, button: bool, stop: Call
             now_s=time.monotonic(),
             max_message_bytes=link.max_message_bytes,
             ring_frames=device.layout.link.ring_frames,
+            polled=False,
             ahead_bytes=AMPLE_AHEAD_BYTES,
         )
         booting = run_bootloader(bootloader, link, on_event=narrator, stop=stop)

@@ -41,6 +41,7 @@ class Bootloader:
         now_s: float,
         max_message_bytes: int,
         ring_frames: int = 0,
+        polled: bool = True,
         ahead_bytes: int = AHEAD_BYTES,
     ) -> None:
         self._device = device
@@ -49,6 +50,7 @@ class Bootloader:
         self._entropy = entropy
         self._max_message_bytes = max_message_bytes
         self._ring_frames = ring_frames
+        self._polled = polled
         self._ahead_bytes = ahead_bytes
         self._events: list[events.Event] = []
         self._light = Light.OFF
@@ -125,6 +127,7 @@ class Bootloader:
             now_s=now_s,
             max_message_bytes=self._max_message_bytes,
             ring_frames=self._ring_frames,
+            polled=self._polled,
             ahead_bytes=self._ahead_bytes,
         )
         self._boot_anyway_at_s = now_s + self._policy.wait_s if findings.bootable else None

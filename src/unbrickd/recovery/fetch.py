@@ -24,7 +24,7 @@ SAFE_BLOCK_BYTES = MIN_MAX_MESSAGE_BYTES - BLOCK_OVERHEAD_BYTES
 SHORTEST_BLOCK_BYTES = 512
 """A server that can send no longer blocks than this is given up: what is known of each block costs memory."""
 MAX_WINDOW_BLOCKS = 256
-"""Blocks outstanding, unless the device's ring takes fewer."""
+"""Blocks outstanding."""
 AHEAD_BYTES = 16 << 10
 """So much of what follows an erase block is taken while that is filled or written: network and flash work at once."""
 AMPLE_AHEAD_BYTES = 1 << 20
@@ -83,8 +83,8 @@ class Wanted:
 
 
 class Fetch:
-    """One transfer. max_block_bytes: what fits the messages of both sides; max_window_blocks: what the ring takes.
-    ahead_bytes: what is taken of the segments that follow."""
+    """One transfer. max_block_bytes: what fits the messages of both sides. ring_frames: what the device takes at once,
+    0 if no matter. ahead_bytes: what is taken of the segments that follow."""
 
     def __init__(
         self,
@@ -92,7 +92,8 @@ class Fetch:
         *,
         transfer: int,
         max_block_bytes: int,
-        max_window_blocks: int,
+        max_window_blocks: int = MAX_WINDOW_BLOCKS,
+        ring_frames: int = 0,
         now_s: float,
         ahead_bytes: int = AHEAD_BYTES,
     ) -> None:
@@ -101,6 +102,7 @@ class Fetch:
         self.largest_segment_bytes = max(segment.length_bytes for segment in wanted.segments)
         self._max_block_bytes = max_block_bytes
         self._max_window_blocks = max_window_blocks
+        self._ring_frames = ring_frames
         self._ahead_bytes = ahead_bytes
         self._repeater = Repeater(now_s=now_s)
         self._receiver: Receiver | None = None
@@ -211,5 +213,6 @@ class Fetch:
             block_bytes=self._block_bytes,
             ahead_bytes=self._ahead_bytes,
             max_window_blocks=self._max_window_blocks,
+            ring_frames=self._ring_frames,
             now_s=now_s,
         )

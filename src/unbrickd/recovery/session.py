@@ -58,8 +58,9 @@ class _State(Enum):
 class RestoreSession:
     """Restores what `decision` calls for. Ends with `restored`, the generation now in flash and named by the record.
 
-    targets: where Probes go. max_message_bytes, ring_frames: what the device can take. ahead_bytes: RAM for what
-    follows an erase block. entropy: random bytes.
+    targets: where Probes go. max_message_bytes, ring_frames: what the device can take. polled: nobody takes frames from
+    the ring while flash is written, so that no more than it takes may be outstanding. ahead_bytes: RAM for what follows
+    an erase block. entropy: random bytes.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class RestoreSession:
         now_s: float,
         max_message_bytes: int = MIN_MAX_MESSAGE_BYTES,
         ring_frames: int = 0,
+        polled: bool = True,
         ahead_bytes: int = AHEAD_BYTES,
     ) -> None:
         self._device = device
@@ -83,7 +85,8 @@ class RestoreSession:
         self._entropy = entropy
         self._max_message_bytes = max_message_bytes
         self._ahead_bytes = ahead_bytes
-        self._window_blocks = min(ring_frames or MAX_WINDOW_BLOCKS, MAX_WINDOW_BLOCKS)
+        self._ring_frames = ring_frames
+        self._window_blocks = min(ring_frames or MAX_WINDOW_BLOCKS, MAX_WINDOW_BLOCKS) if polled else MAX_WINDOW_BLOCKS
         self._discovery = Discovery(
             device_id=device.keys.identity.device_id,
             purpose=m.Purpose.RESTORE,
@@ -286,6 +289,7 @@ class RestoreSession:
             transfer=self._transfer,
             max_block_bytes=min(self._server.max_message_bytes, self._max_message_bytes) - BLOCK_OVERHEAD_BYTES,
             max_window_blocks=self._window_blocks,
+            ring_frames=self._ring_frames,
             now_s=now_s,
             ahead_bytes=self._ahead_bytes,
         )

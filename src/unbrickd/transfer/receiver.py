@@ -29,12 +29,12 @@ from unbrickd.wire.messages import MAX_RANGES, BlockRequest
 MIN_REORDERING_PLACES = 3
 """As TCP's three duplicate acknowledgements (RFC 5681 §3.2). Grows when a block comes that counted as lost, halves
 when nothing comes for so long that waiting for later arrivals was the mistake."""
-BATCHES_PER_WINDOW = 4
+BATCHES_PER_WINDOW = 8
 """A request asks for about this part of what may be outstanding: for no less, so that requests stay few; for no more,
 so that the loss of one leaves others whose blocks show it."""
-REPEATING_LOSS = 0.02
-"""From this loss on each request is sent twice, as the loss of one costs a round trip and all of its blocks; it is 2 %
-of their bytes at most, and the sender serves it once (spec/protocol.md §4.10)."""
+REPEATING_LOSS = 0.005
+"""From this loss on, and while it is not known, each request is sent twice, as the loss of one costs a round trip and
+all of its blocks; it is a few bytes for each of them, and the sender serves it once (spec/protocol.md §4.10)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +94,8 @@ class Receiver:
     """Fetches `segments`, ascending, in blocks of `block_bytes`.
 
     ahead_bytes: how much of what follows a segment is taken while that is filled or used up: the RAM is that much and
-    the largest segment. max_window_blocks: how many blocks may be outstanding: the frames the device's ring takes, or
-    the socket's buffer.
+    the largest segment. max_window_blocks: how many blocks may be outstanding. ring_frames: how many frames the
+    device takes at once, 0 if no matter.
 
     Drive it: after receive_block, receive_end, release, accept and reject, and at `timer()`, send what `requests()`
     returns; while `is_whole`, use up `head()`. Nothing a peer sends makes it raise.
@@ -108,6 +108,7 @@ class Receiver:
         block_bytes: int,
         ahead_bytes: int,
         max_window_blocks: int,
+        ring_frames: int = 0,
         now_s: float,
     ) -> None:
         assert block_bytes >= 1 and ahead_bytes >= 0 and max_window_blocks >= 1
@@ -127,7 +128,7 @@ class Receiver:
         self._next_place = 0
         self._newest_place = -1
         self._max_window = max(1, min(max_window_blocks, MAX_PENDING_BYTES // block_bytes))
-        self._window = Window(max_blocks=self._max_window)
+        self._window = Window(max_blocks=self._max_window, ring_blocks=ring_frames)
         self._rtt = RttEstimator()
         self._reordering_places = MIN_REORDERING_PLACES
         self._armed_s = now_s
@@ -287,7 +288,7 @@ class Receiver:
             self._unserved_ranges -= self._unserved.popleft()[1]
         self._sample(block.place, block.asked_s, now_s)
         while self._flights and self._oldest().place <= self._newest_place - self._reordering_places:
-            self._give_up_oldest()
+            self._window.on_lost(self._give_up_oldest())
 
     def _sample(self, place: int, asked_s: float, now_s: float) -> None:
         rtt_s = now_s - asked_s
@@ -298,18 +299,18 @@ class Receiver:
             next_place=self._next_place,
             rtt_s=rtt_s,
             limited=bool(self._lost) or self._can_ask_anew(),
-            now_s=now_s,
         )
 
     def _oldest(self) -> _Block:
         return next(iter(self._flights.values()))
 
-    def _give_up_oldest(self) -> None:
+    def _give_up_oldest(self) -> int:
+        """Returns its place."""
         offset, block = self._flights.popitem(last=False)
         block.given_up = (block.place, block.request, block.asked_s)
         self._lost[offset] = block
-        self._window.on_lost(1)
         self.stats.blocks_lost += 1
+        return block.place
 
     def _expire(self, now_s: float) -> None:
         """Gives up what the sender's DataEnd or the retransmission timer says is lost."""
@@ -317,12 +318,12 @@ class Receiver:
             self.stats.timeouts += 1
             self._reordering_places = max(self._reordering_places // 2, MIN_REORDERING_PLACES)
             self._rtt.back_off()
+            self._window.on_timeout(next_place=self._next_place)
             while self._flights:
                 self._give_up_oldest()
-            self._window.on_timeout()
         if self._end is not None and now_s >= self._end[1]:
             while self._flights and self._oldest().request <= self._end[0]:
-                self._give_up_oldest()
+                self._window.on_lost(self._give_up_oldest())
             self._end = None
 
     def _can_ask_anew(self) -> bool:

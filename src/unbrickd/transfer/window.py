@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many blocks may be outstanding: grows while it pays, shrinks when the path's queue fills.
+"""How many blocks may be outstanding: as many as the path takes without a queue that others would have to wait in.
 
-Delay-based, after TCP Vegas (Brakmo 1995), with BBR's way out of slow start. Loss alone does not shrink it: a Wi-Fi
-link loses at random, and so may a gateway's switch; loss above what the path always had does, for queues too short to
-show as delay. Knows no clock and no blocks, only how many.
-Spec: spec/protocol.md §4.10 leaves all of it to the receiver.
+Delay bounds it: the window is what keeps the round trip at most SLACK_S over its shortest (TCP Vegas, Brakmo 1995;
+FAST TCP, Wei 2006), and half of the receiving card's ring free, where that is known. So does loss, for queues too short
+to show as delay. But a Wi-Fi link loses at random, and then a smaller window only costs speed. So loss that rises is
+put to the test: for a while the window is less than half. If the loss goes away, it was an overflowing queue, and the
+window stays at what fitted through; if it stays, it is the path's usual loss, and the window is what it was.
+
+Knows no clock and no blocks, only how many. Spec: spec/protocol.md §4.10 leaves all of it to the receiver.
+What the figures give on the links of the goals: tests/sim/test_transfer_over_links.py.
 """
 
 from __future__ import annotations
@@ -13,110 +17,168 @@ INITIAL_BLOCKS = 10
 """RFC 6928."""
 MIN_BLOCKS = 4
 """Enough for losses to show by later arrivals."""
-PLATEAU_ROUNDS = 3
-GROWTH = 1.25
-"""Slow start ends after PLATEAU_ROUNDS rounds whose delivery rate grew by less (BBR, Startup)."""
-SLACK_S = 0.004
+SLACK_S = 0.008
 """Queueing that is never held against the path: scheduling and interrupts of both ends."""
-EXCESS_LOSS = 0.10
-"""Loss over the path's usual that counts as an overflowing queue: over three times the deviation of its average."""
+EXCESS_LOSS = 3 / 64
+EXCESS_PART = 0.25
+START_EXCESS_LOSS = 0.25
+"""Loss over the usual, and over this part of it more, that adds up to an alarm (a CUSUM test, Page 1954). While the
+window doubles, an overflow loses half of a round at once, and less is left to the delay to find."""
+ALARM_BLOCKS = 4
+ALARM_PART = 4
+"""The alarm: so many more were lost than that, and this part of the window: of two requests, if they were lost."""
+TRIAL_BLOCKS = 128
+TRIAL_LOSSES = 8
+"""A trial lasts until so many losses are to be expected if they are random, or for so many blocks at most."""
 LOSS_MEMORY_BLOCKS = 256
-"""Blocks that loss is averaged over."""
-LEARNING_BLOCKS = 64
-"""Before the window can have filled a queue, what is lost of these is the path's usual loss."""
-LOSS_CREEP = 0.01 / 256
-"""Per block: so slowly does lasting loss become usual."""
-BASE_AGE_S = 10.0
-"""After this the shortest round trip is measured anew; the route may have changed (BBR's min_rtt window)."""
-SHRINK = 0.85
+"""Blocks that `loss` is averaged over."""
+USUAL_MEMORY_BLOCKS = 4096
+"""The usual loss is forgotten so slowly: the path may get better."""
+SHRINK = 15 / 16
+"""After an overflow: this part of what fitted through."""
+CALM_ROUNDS = 50
+"""Since the last overflow, until the window grows by one block a round; as CUBIC, slowly near where it overflowed."""
+GRACE_WINDOWS = 2
+"""After a trial, until losses count again."""
 
 
 class Window:
-    """Size in blocks, from 1 (or MIN_BLOCKS) to `max_blocks`. A round is one window's worth of blocks."""
+    """Size in blocks, up to `max_blocks`. A round is one window's worth of blocks.
 
-    def __init__(self, *, max_blocks: int) -> None:
+    ring_blocks: what the receiving card takes at once, 0 if no matter. So many may always be outstanding; more, as far
+    as they are under way and not in the ring. A place is a block's number in the order of request.
+    """
+
+    def __init__(self, *, max_blocks: int, ring_blocks: int = 0) -> None:
         assert max_blocks >= 1
         self._max = max_blocks
-        self._size = float(min(INITIAL_BLOCKS, max_blocks))
-        self._slow_start = True
-        self._base_s = float("inf")
-        self._base_at_s = 0.0
-        self._best_rate = 0.0
-        self._flat_rounds = 0
+        self._ring = ring_blocks if ring_blocks < max_blocks else 0
+        self._least = min(MIN_BLOCKS, self._ring or max_blocks)
+        self._size = float(min(INITIAL_BLOCKS, self._ring or max_blocks))
+        self._starting = not self._ring
+        """It doubles each round, as nothing is known yet."""
         self.loss = 0.0
         """Part of the blocks lost lately, 0 to 1."""
-        self._usual_loss = 0.0
-        self._seen = 0
-        self._round_ends_at = 0
-        self._round_started_s: float | None = None
-        self._shortest_s = float("inf")
-        self._delivered = 0
-        self._lost = 0
-        self._limited = False
+        self._next_place = 0
         self._timeouts = 0
+        # Of the round.
+        self._round_ends_at = 0
+        self._shortest_s = float("inf")
+        self._total_s, self._delivered = 0.0, 0
+        self._limited = False
+        # Of the delay. _sizes: of the two rounds before, of which the older one made the delay that is seen now.
+        self._base_s = float("inf")
+        self._sizes = (self._size, self._size)
+        self._calm_rounds = 0
+        # Of the loss. Blocks before _counts_from were asked for with another window.
+        self._usual_loss = 0.0
+        self._counts_from = 0
+        self._excess = 0.0
+        self._counted = self._lost = 0
+        # Of the trial: blocks to come, and what was before it.
+        self._trial_left = 0
+        self._before = 0.0
+        self._before_loss = 0.0
 
     @property
     def blocks(self) -> int:
         return int(self._size)
 
-    def on_delivered(self, *, place: int, next_place: int, rtt_s: float, limited: bool, now_s: float) -> None:
-        """A block arrived. place: its number in the order of request; next_place: that of the next one requested.
+    def on_delivered(self, *, place: int, next_place: int, rtt_s: float, limited: bool) -> None:
+        """A block arrived. next_place: that of the next one requested.
 
-        limited: whether the window, rather than what is wanted, bounds the requests; else nothing is learnt from it.
+        limited: whether the window, rather than what is wanted, bounds the requests; else it does not grow.
         """
         self._timeouts = 0
-        self._delivered += 1
+        self._next_place = next_place
         self._limited = self._limited or limited
         self._shortest_s = min(self._shortest_s, rtt_s)
-        if self._slow_start and limited:
+        self._total_s += rtt_s
+        self._delivered += 1
+        nothing_bounds_it = rtt_s < self._base_s + SLACK_S / 2 and self._excess < 1 and not self._trial_left
+        if self._starting and limited and nothing_bounds_it:
             self._resize(self._size + 1)
+        self._count(place, lost=0)
         if place >= self._round_ends_at:
-            self._end_round(now_s)
+            self._end_round()
             self._round_ends_at = next_place
 
-    def on_lost(self, count: int) -> None:
-        self._lost += count
+    def on_lost(self, place: int) -> None:
+        """Later ones arrived, or the sender says it has sent all."""
+        self._count(place, lost=1)
 
-    def on_timeout(self) -> None:
+    def on_timeout(self, *, next_place: int) -> None:
         """Nothing came. Once is bad luck; twice in a row is another path, to be learnt from the start."""
         self._timeouts += 1
+        self._trial_left = 0
+        self._forget_losses(from_place=next_place)
         if self._timeouts == 1:
             self._resize(self._size / 2)
             return
-        self._resize(MIN_BLOCKS)
-        self._slow_start = True
-        self._best_rate, self._flat_rounds = 0.0, 0
+        self._resize(self._least)
+        self._starting = not self._ring
+        self._base_s = float("inf")
 
     def _resize(self, size: float) -> None:
-        self._size = float(min(max(size, MIN_BLOCKS), self._max))
+        self._size = float(min(max(size, self._least), self._max))
 
-    def _end_round(self, now_s: float) -> None:
-        shortest_s, delivered, lost, limited = self._shortest_s, self._delivered, self._lost, self._limited
-        started_s, self._round_started_s = self._round_started_s, now_s
-        self._shortest_s, self._delivered, self._lost, self._limited = float("inf"), 0, 0, False
-        if shortest_s < self._base_s or now_s - self._base_at_s > BASE_AGE_S:
-            self._base_s, self._base_at_s = shortest_s, now_s
-        self._learn_loss(delivered, lost)
-        if not limited or started_s is None:
+    def _end_round(self) -> None:
+        shortest_s, mean_s, limited = self._shortest_s, self._total_s / self._delivered, self._limited
+        self._shortest_s, self._total_s, self._delivered, self._limited = float("inf"), 0.0, 0, False
+        # With the least window the queue is our own no more: whatever the round trip is now, it is the path's.
+        self._base_s = shortest_s if self._size <= self._least else min(self._base_s, shortest_s)
+        room = self._sizes[0] * (self._base_s + SLACK_S) / max(shortest_s, 1e-6)
+        if self._ring:
+            under_way = self._sizes[0] * self._base_s / max(mean_s, 1e-6)
+            room = min(room, max(self._ring, under_way + self._ring / 2))
+        self._sizes = (self._sizes[1], self._size)
+        if self._starting and shortest_s < self._base_s + SLACK_S / 2:
             return
-        inflated = shortest_s > 1.5 * self._base_s + SLACK_S
-        overflowing = self.loss > self._usual_loss + EXCESS_LOSS
-        if self._slow_start:
-            rate = delivered / max(now_s - started_s, 1e-6)
-            self._flat_rounds = 0 if rate >= GROWTH * self._best_rate else self._flat_rounds + 1
-            self._best_rate = max(self._best_rate, rate)
-            if inflated or overflowing or self._flat_rounds >= PLATEAU_ROUNDS:
-                self._slow_start = False
-                self._resize(self._size / 2)
-        elif inflated or overflowing:
-            self._resize(self._size * SHRINK)
-        elif shortest_s < 1.25 * self._base_s + SLACK_S:
-            self._resize(self._size + max(1.0, self._size / 8))
+        self._starting = False
+        if room < self._size:
+            self._resize(room)
+        elif limited and not self._trial_left:
+            self._calm_rounds += 1
+            self._resize(min(room, self._size + min((self._calm_rounds / CALM_ROUNDS) ** 3, self._size / 4)))
 
-    def _learn_loss(self, delivered: int, lost: int) -> None:
-        """`loss`: averaged; `_usual_loss`: what it is at the start, or its floor, which creeps up while it is above."""
-        count = delivered + lost
-        self._seen += count
-        learning = self._seen <= LEARNING_BLOCKS
-        self.loss += (lost / count - self.loss) * min(count / min(self._seen, LOSS_MEMORY_BLOCKS), 1.0)
-        self._usual_loss = self.loss if learning else min(self._usual_loss + LOSS_CREEP * count, self.loss)
+    def _count(self, place: int, *, lost: int) -> None:
+        self.loss += (lost - self.loss) / LOSS_MEMORY_BLOCKS
+        if place < self._counts_from:
+            return
+        self._counted += 1
+        self._lost += lost
+        if self._trial_left:
+            self._trial_left -= 1
+            if not self._trial_left:
+                self._end_trial()
+            return
+        self._usual_loss -= self._usual_loss / USUAL_MEMORY_BLOCKS
+        excess_loss = START_EXCESS_LOSS if self._starting else EXCESS_LOSS
+        self._excess += lost - self._usual_loss * (1 + EXCESS_PART) - excess_loss
+        if self._excess <= 0:
+            self._forget_losses(from_place=self._counts_from)
+        elif self._excess > ALARM_BLOCKS + self._size / ALARM_PART:
+            self._begin_trial()
+
+    def _forget_losses(self, *, from_place: int) -> None:
+        self._excess, self._counted, self._lost = 0.0, 0, 0
+        self._counts_from = from_place
+
+    def _begin_trial(self) -> None:
+        self._before = self._size
+        self._before_loss = min(self._lost / self._counted, 0.5)
+        self._trial_left = min(TRIAL_BLOCKS, int(TRIAL_LOSSES / self._before_loss))
+        self._resize(self._size * (1 - self._before_loss) / 2)
+        self._forget_losses(from_place=self._next_place + self.blocks)
+
+    def _end_trial(self) -> None:
+        loss = self._lost / self._counted
+        stays = loss > max(self._usual_loss + EXCESS_LOSS / 2, self._before_loss / 4)
+        self._usual_loss = min(loss, self._before_loss)
+        if stays:
+            self._resize(self._before)
+        else:
+            self._resize(self._before * (1 - self._before_loss) * SHRINK)
+            self._starting = False
+            self._calm_rounds = 0
+        self._forget_losses(from_place=self._next_place + GRACE_WINDOWS * self.blocks)
