@@ -30,9 +30,8 @@ def _send(machine: _Machine, link: DeviceLink) -> None:
     link.send(machine.outgoing(time.monotonic()))
 
 
-def _turn(machine: _Machine, link: DeviceLink) -> None:
-    """Send what is due, then take what comes until the next thing is due, or for a tick."""
-    _send(machine, link)
+def _receive(machine: _Machine, link: DeviceLink) -> None:
+    """Take what comes until the next thing is due, or for a tick."""
     due_s = machine.timer()
     wait_s = TICK_S if due_s is None else min(TICK_S, max(0.0, due_s - time.monotonic()))
     received = link.receive(wait_s)
@@ -46,12 +45,13 @@ def run_bootloader(
 ) -> Booting | None:
     """Until it boots, or `stop` says so (then None)."""
     while True:
+        _send(bootloader, link)
         for event in bootloader.events():
             on_event(event)
         if bootloader.booting is not None or stop():
             _send(bootloader, link)
             return bootloader.booting
-        _turn(bootloader, link)
+        _receive(bootloader, link)
 
 
 class _AgentInRealTime:
@@ -74,6 +74,7 @@ def run_agent(
     """Until `stop` says so; it is asked at least every tick, and may tell the agent what happened on the device."""
     machine = _AgentInRealTime(agent)
     while not stop():
-        _turn(machine, link)
+        _send(machine, link)
+        _receive(machine, link)
         for event in agent.events():
             on_event(event)

@@ -7,6 +7,8 @@ left alone, so the second call costs only what the first did not finish.
 
 from __future__ import annotations
 
+from itertools import groupby
+
 from unbrickd.errors import FlashError
 from unbrickd.flash.interface import ERASED, Flash
 from unbrickd.model.geometry import EraseBlock
@@ -56,13 +58,15 @@ def write_erase_block(flash: Flash, block: EraseBlock, octets: bytes, *, page_by
 def program_erased(flash: Flash, offset_bytes: int, octets: bytes, *, page_bytes: int = PAGE_BYTES) -> bool:
     """Program what is erased, from the first page to the last, and read it back; whether that is right.
 
-    `offset_bytes` begins a page. Pages of 0xFF only are not programmed. Raises FlashError, as the flash itself does.
-    A power cut leaves what lies there undefined.
+    `offset_bytes` begins a page. Pages of 0xFF only are not programmed, those between them at once. Raises FlashError,
+    as the flash itself does. A power cut leaves what lies there undefined.
     """
-    for at in range(0, len(octets), page_bytes):
-        page = octets[at : at + page_bytes]
-        if page != bytes([ERASED]) * len(page):
-            flash.program(offset_bytes + at, page)
+    blank = bytes([ERASED]) * page_bytes
+    pages = range(0, len(octets), page_bytes)
+    for is_blank, run in groupby(pages, key=lambda at: blank.startswith(octets[at : at + page_bytes])):
+        if not is_blank:
+            first, *others = run
+            flash.program(offset_bytes + first, octets[first : first + page_bytes * (1 + len(others))])
     return flash.read(offset_bytes, len(octets)) == octets
 
 

@@ -17,28 +17,37 @@ from unbrickd.flash.write import MAX_TRIES, PAGE_BYTES, program_erased, write_er
 from unbrickd.model.manifest import Manifest, SealedGeneration
 from unbrickd.recovery import events
 from unbrickd.recovery.check import Decision, Reason, check_generation
+from unbrickd.recovery.fetch import AHEAD_BYTES
 from unbrickd.recovery.offer import choose, next_record
 from unbrickd.seal.content import Octets, open_erase_block
 
-STEP_BYTES = 4096
-"""Written in one step, while the network waits: a few milliseconds of NOR flash."""
+STEPS_AHEAD = 4
+"""Steps of writing in what is taken ahead meanwhile: so much may come while the network waits for one. With 16 KiB
+ahead a step is 4 KiB, a few milliseconds of NOR flash."""
 
 
 class Installation:
     """The way from what is in flash to `target`. Raises IntegrityError if that may not run on this device.
 
-    before: the boot record as it stands. A power cut anywhere leaves the boot record as it was, and erase blocks that
-    need not be fetched again, until `finish` has returned.
+    before: the boot record as it stands. ahead_bytes: what is taken ahead. A power cut anywhere leaves the boot record
+    as it was, and erase blocks that need not be fetched again, until `finish` has returned.
     """
 
     def __init__(
-        self, device: DeviceFlash, target: SealedGeneration, *, before: BootRecord | None, decision: Decision
+        self,
+        device: DeviceFlash,
+        target: SealedGeneration,
+        *,
+        before: BootRecord | None,
+        decision: Decision,
+        ahead_bytes: int = AHEAD_BYTES,
     ) -> None:
         check_generation(device, target, rollback_floor=before.rollback_floor if before is not None else 0)
         self.target = target
         self._device = device
         self._before = before
         self._decision = decision
+        self._step_bytes = max(1, ahead_bytes // STEPS_AHEAD // PAGE_BYTES) * PAGE_BYTES
         parts: list[tuple[Manifest, tuple[int, ...]]] = []
         for manifest in target.generation.components:
             slot = device.slot(manifest.component_id)
@@ -86,7 +95,7 @@ class Installation:
             self._written = 0
             write_erase_block(slot.flash, block, b"")
             return 0
-        piece = self._contents[self._written : self._written + STEP_BYTES]
+        piece = self._contents[self._written : self._written + self._step_bytes]
         if program_erased(slot.flash, block.offset_bytes + self._written, piece):
             self._written += len(piece)
             return len(piece)

@@ -251,7 +251,9 @@ class RestoreSession:
 
     def _install(self, target: SealedGeneration, now_s: float) -> None:
         """Compare the flash with the generation to be restored, and begin to fetch what differs."""
-        self._installation = Installation(self._device, target, before=self._record, decision=self._decision)
+        self._installation = Installation(
+            self._device, target, before=self._record, decision=self._decision, ahead_bytes=self._ahead_bytes
+        )
         self._events.append(self._installation.summary)
         self._fetch_component(self._installation, now_s)
 

@@ -119,6 +119,25 @@ def test_program_erased_programs_ascending_and_skips_pages_of_ff() -> None:
     assert chip.read(0, 1024) == b"\x01" * 256 + b"\xff" * 768, "the first page first"
 
 
+class WatchedFlash(NorChip):
+    """Notes what was to be programmed at once."""
+
+    calls: list[tuple[int, int]]
+
+    def program(self, offset_bytes: int, octets: bytes) -> None:
+        self.calls.append((offset_bytes, len(octets)))
+        super().program(offset_bytes, octets)
+
+
+def test_program_erased_hands_over_at_once_what_lies_between_pages_of_ff() -> None:
+    flash = WatchedFlash(GEOMETRY)
+    flash.calls = []
+    octets = b"\xff" * 256 + b"\x01" * 512 + b"\xff" * 512 + b"\x02" * 300
+    assert program_erased(flash, 1024, octets)
+    assert flash.calls == [(1024 + 256, 512), (1024 + 1280, 300)]
+    assert flash.read(1024, len(octets)) == octets
+
+
 def test_program_erased_that_reads_back_wrong_says_so() -> None:
     flash = ForgetfulFlash(NorChip(GEOMETRY), faults=1)
     assert not program_erased(flash, 0, NEW)
