@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 from unbrickd.errors import IntegrityError
@@ -58,6 +58,8 @@ class Manifest:
     transfer_digests: tuple[bytes, ...]
     rollback_index: int = 0
     signature: bytes = b""
+    image_digest: bytes = field(init=False, repr=False, compare=False)
+    """The name of the image by content: SHA-256 over length, geometry and transfer digests (§3.2)."""
 
     def __post_init__(self) -> None:
         def require(ok: bool, what: str) -> None:
@@ -81,6 +83,9 @@ class Manifest:
         require(self.sealed or self.digests == self.transfer_digests, "an open component has one table of digests")
         require(0 <= self.rollback_index < 1 << 32, "rollback index does not fit 32 bits")
         require(len(self.signature) <= MAX_SIGNATURE_BYTES, "signature is too long")
+        # Asked for at every access to the store, so it is computed once.
+        named = image_digest(length_bytes=self.length_bytes, geometry=self.geometry, digests=self.transfer_digests)
+        object.__setattr__(self, "image_digest", named)
 
     def content_bytes(self, index: int) -> int:
         """How many bytes of the image lie in the erase block of that index."""
@@ -92,11 +97,6 @@ class Manifest:
         for block in self.geometry:
             yield block, min(block.end_bytes, self.length_bytes) - block.offset_bytes
 
-    @property
-    def image_digest(self) -> bytes:
-        """The name of the image by content: SHA-256 over length, geometry and transfer digests (§3.2)."""
-        return image_digest(length_bytes=self.length_bytes, geometry=self.geometry, digests=self.transfer_digests)
-
 
 def image_digest(*, length_bytes: int, geometry: Geometry, digests: tuple[bytes, ...]) -> bytes:
     """SHA-256("unbrickd image v1" ‖ length u32 ‖ runs u32 ‖ (count u32 ‖ size u32)… ‖ digests…); §3.2."""
@@ -104,8 +104,7 @@ def image_digest(*, length_bytes: int, geometry: Geometry, digests: tuple[bytes,
     h.update(struct.pack(">II", length_bytes, len(geometry.runs)))
     for run in geometry.runs:
         h.update(struct.pack(">II", run.count, run.size_bytes))
-    for digest in digests:
-        h.update(digest)
+    h.update(b"".join(digests))
     return h.digest()
 
 

@@ -28,6 +28,10 @@ class Peer:
     scope: int = 0
     channel: int = 0
 
+    def __hash__(self) -> int:
+        """Of what tells peers apart mostly: sessions are found by it at every message."""
+        return hash((self.host, self.port, self.scope, self.channel))
+
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.transport.value}:{host}:{self.port}"

@@ -82,6 +82,7 @@ class Bootloader:
         due, self._last_words = self._last_words, []
         if self._session is None:
             return due
+        self.peak_ram_bytes = max(self.peak_ram_bytes, self._session.ram_bytes)
         due += self._session.outgoing(now_s)
         self._follow(now_s)
         if self._session is not None and self._boot_anyway_at_s is not None and now_s >= self._boot_anyway_at_s:
@@ -143,7 +144,6 @@ class Bootloader:
         """Pass the session's events on, set the light by them, and go on when it has ended."""
         session = self._session
         assert session is not None
-        self.peak_ram_bytes = max(self.peak_ram_bytes, session.ram_bytes)
         for event in session.events():
             self._events.append(event)
             if isinstance(event, events.OfferTaken):

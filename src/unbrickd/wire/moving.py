@@ -16,6 +16,7 @@ from unbrickd.wire.fields import Body, Type, fixed, text_field
 from unbrickd.wire.framing import Octets
 
 MAX_RANGES = 64
+_REQUEST, _RANGE = struct.Struct(">IBBxx"), struct.Struct(">II")
 
 
 class StartStatus(IntEnum):
@@ -119,17 +120,16 @@ class BlockRequest:
 
     def encode_body(self) -> bytes:
         assert len(self.ranges) <= MAX_RANGES
-        head = struct.pack(">IBBxx", self.request, int(self.last), len(self.ranges))
-        return head + b"".join(struct.pack(">II", offset, length) for offset, length in self.ranges)
+        head = _REQUEST.pack(self.request, int(self.last), len(self.ranges))
+        return head + b"".join(_RANGE.pack(offset, length) for offset, length in self.ranges)
 
     @classmethod
     def decode_body(cls, octets: bytes) -> BlockRequest:
         b = Body(octets, "BlockRequest")
-        request, flags, count = b.unsigned(4), b.unsigned(1), b.unsigned(1)
-        b.skip(2)
+        request, flags, count = _REQUEST.unpack(b.take(_REQUEST.size))
         b.require(request >= 1, "request number 0")
         b.require(count <= MAX_RANGES, f"{count} ranges; at most {MAX_RANGES}")
-        ranges = tuple((b.unsigned(4), b.unsigned(4)) for _ in range(count))
+        ranges = tuple(_RANGE.iter_unpack(b.take(count * _RANGE.size)))
         b.require(all(length >= 1 for _, length in ranges), "an empty range")
         return cls(request=request, last=bool(flags & 1), ranges=ranges)
 

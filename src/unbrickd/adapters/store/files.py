@@ -143,7 +143,7 @@ class FileBlobStore:
 
     def _path(self, image_digest: bytes, suffix: str = ".img") -> Path:
         name = image_digest.hex()
-        return self._images / name[:2] / (name + suffix)
+        return self._images.joinpath(name[:2], name + suffix)
 
     def has(self, image_digest: bytes) -> bool:
         with translated("cannot look for an image"):
