@@ -42,6 +42,8 @@ class BackupSession:
         self._changed: list[str] = []
         self._moved_bytes = 0
         self._ack: m.BackupAck | None = None
+        self._has_blocks = False
+        """Blocks have come of late: more may be asked for once all that have come with them are taken."""
 
     # Opening
 
@@ -198,7 +200,10 @@ class BackupSession:
         except Refusal:
             self._refuse_transfer(transfer)
             raise
-        self._advance(now_s)
+        if incoming.complete:
+            self._advance(now_s)
+        else:
+            self._has_blocks = True
 
     def _end(self, transfer: int, end: m.DataEnd, now_s: float) -> None:
         if transfer in self._ended:
@@ -215,6 +220,7 @@ class BackupSession:
     def _advance(self, now_s: float) -> None:
         """Ask for more, or, if all is there, store it and remember the answer to the DataEnd that follows."""
         incoming = self._incoming
+        self._has_blocks = False
         if incoming is None:
             return
         if not incoming.complete:
@@ -312,7 +318,9 @@ class BackupSession:
     # Time and end
 
     def timer(self) -> float | None:
-        return None if self._incoming is None else self._incoming.timer()
+        if self._incoming is None:
+            return None
+        return 0.0 if self._has_blocks else self._incoming.timer()
 
     def handle_timer(self, now_s: float) -> None:
         due_s = self.timer()

@@ -14,7 +14,7 @@ from unbrickd.model.peer import Transport
 from unbrickd.server import events
 from unbrickd.server.limits import ServerLimits
 from unbrickd.server.upload import SAFE_BLOCK_BYTES
-from unbrickd.sim.trace import CONFIG, ERASE_BLOCK_BYTES, FIRMWARE, TracedDevice, TracedServer
+from unbrickd.sim.trace import BLOCK_BYTES, CONFIG, ERASE_BLOCK_BYTES, FIRMWARE, TracedDevice, TracedServer
 from unbrickd.wire import messages as m
 from unbrickd.wire.packet import encode
 
@@ -171,6 +171,31 @@ def test_backup_lost_blocks_are_requested_again_in_time(lab: TracedServer, devic
     assert again and all(isinstance(p.message, m.BlockRequest) for p in again)
     requested = {offset for p in again if isinstance(p.message, m.BlockRequest) for offset, _ in p.message.ranges}
     assert 0 in requested
+
+
+def test_backup_asks_for_more_once_all_blocks_that_came_together_are_taken(
+    lab: TracedServer, device: TracedDevice
+) -> None:
+    device.make(1, bytes(100 * ERASE_BLOCK_BYTES), CONFIG_1)
+    device.probe()
+    device.ask(device.backup(), m.BackupAck)
+    device.upload(GENERATION_OBJECT_ID, 1)
+    _, *asked = device.say(device.data_start(FIRMWARE), transfer=2)
+    ranges = [(q.message.request, *r) for q in asked if isinstance(q.message, m.BlockRequest) for r in q.message.ranges]
+    came = 0
+    for request, offset, length in ranges:
+        for at in range(offset, offset + length, BLOCK_BYTES):
+            block = m.DataBlock(request=request, offset_bytes=at, payload=bytes(min(BLOCK_BYTES, offset + length - at)))
+            lab.server.receive(device.peer, encode(block, session=device.session, transfer=2), lab.now_s)
+            came += 1
+    assert came > 8 and not lab.drain()
+    due_s = lab.server.timer()
+    assert due_s is not None and due_s <= lab.now_s, "at once"
+    lab.server.handle_timer(lab.now_s)
+    more = [packet.message for packet in device.mine(lab.drain())]
+    assert more and all(isinstance(message, m.BlockRequest) for message in more)
+    due_s = lab.server.timer()
+    assert due_s is not None and due_s > lab.now_s
 
 
 def test_backup_of_a_device_that_falls_silent_ends_and_keeps_what_came(lab: TracedServer, device: TracedDevice) -> None:
