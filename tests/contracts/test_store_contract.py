@@ -275,10 +275,10 @@ def test_catalogue_referring_finds_every_generation_of_an_image(catalogue: Catal
 
 
 def test_catalogue_devices_are_those_seen_named_or_backed_up(catalogue: Catalogue) -> None:
-    catalogue.saw(BOB, 3.25)
+    catalogue.saw((ALICE, BOB), 3.25)
     catalogue.add(_row(1))
     catalogue.name_device(ALICE, "Küche")
-    catalogue.saw(ALICE, 4.0)
+    catalogue.saw({ALICE}, 4.0)
     alice, bob = catalogue.devices()
     assert (alice.device_id, alice.model, alice.name, alice.last_seen_s) == (ALICE, "m1", "Küche", 4.0)
     assert (bob.device_id, bob.model, bob.name, bob.last_seen_s) == (BOB, "", "", 3.25)

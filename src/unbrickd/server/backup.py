@@ -45,6 +45,10 @@ class BackupSession:
         self._has_blocks = False
         """Blocks have come of late: more may be asked for once all that have come with them are taken."""
 
+    @property
+    def at_rest(self) -> bool:
+        return self.done
+
     # Opening
 
     def open(self) -> None:

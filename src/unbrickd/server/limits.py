@@ -27,7 +27,8 @@ UDP_MAX_SEGMENTS in linux/udp.h before 6.9), which over IPv4 is the payload of 6
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerLimits:
     """max_backups: sessions that upload at once, each of which may hold `upload_buffer_bytes` and a document;
-    max_image_bytes: of one component; retry_after_s: what a device is told to wait when we are full;
+    max_image_bytes: of one component; retry_after_s, retry_spread_s: what a device is told to wait when we are full, at
+    least, and over how many seconds those who are told so are spread;
     max_replies: answers waiting for the network, beyond which they are dropped and the device asks again;
     cache_bytes: verified erase blocks kept for the next of many equal devices;
     max_rejected: erase blocks of one upload that may fail their digest before it is refused.
@@ -45,6 +46,7 @@ class ServerLimits:
     cache_bytes: int = 32 << 20
     max_rejected: int = 8
     retry_after_s: int = 5
+    retry_spread_s: int = 10
     max_udp_message_bytes: int = ETHERNET_MESSAGE_BYTES
 
     def max_message_bytes(self, transport: Transport) -> int:

@@ -64,6 +64,7 @@ class RestoreSession:
         self._rotten: set[GenerationKey] = set()
         self._outgoing: _Outgoing | None = None
         self._ended: deque[int] = deque(maxlen=REMEMBERED_TRANSFERS)
+        self._has_served = False
 
     # The offer
 
@@ -205,6 +206,7 @@ class RestoreSession:
             self._end_transfer()
 
     def _served(self, outgoing: _Outgoing, now_s: float) -> None:
+        self._has_served = True
         self.port.emit(
             RestoreServed(
                 device_id=self.device_id,
@@ -221,6 +223,11 @@ class RestoreSession:
         if self._outgoing is not None:
             self._ended.append(self._outgoing.transfer)
             self._outgoing = None
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether the device has what it asked for; it may be booting, and never say so."""
+        return self._outgoing is None and self._has_served
 
     def close(self) -> None:
         """Nothing more is sent."""

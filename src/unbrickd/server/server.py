@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Set
 from contextlib import suppress
-from dataclasses import dataclass
 
 from unbrickd.errors import IntegrityError, RemoteProtocolError, StorageError, UnbrickdError
 from unbrickd.model.peer import Batch, Datagram, Peer
@@ -26,6 +25,7 @@ from unbrickd.server.events import Event, Refused, SessionEnd, SessionEnded, Ses
 from unbrickd.server.limits import SESSION_EXPIRY_S, ServerLimits
 from unbrickd.server.port import Port, Refusal, SessionKey
 from unbrickd.server.restore import RestoreSession
+from unbrickd.server.sessions import Session, Sessions
 from unbrickd.server.timers import Timers
 from unbrickd.server.turns import Turns
 from unbrickd.store.vault import Vault
@@ -36,6 +36,8 @@ from unbrickd.wire.packet import Packet, decode, encode
 AMPLIFICATION = 3
 """Bytes out per byte in, before an address has returned a cookie (§1; the factor of RFC 9000 §8)."""
 MAX_EVENTS = 10_000
+NOTE_AFTER_S = 1.0
+"""Devices that come within that time are noted in the catalogue by one durable write."""
 MAX_ENDED = 1024
 """Sessions that we ended and still answer for with the Error that ended them."""
 _ERROR_FIXED_BYTES = HEADER_BYTES + 7
@@ -43,14 +45,6 @@ _FROM_SERVERS = (m.ProbeAck, m.BackupAck, m.RestoreAck, m.Announce, m.Error)
 """What devices never send or what is never answered."""
 _WAIT_AND_RETRY = {m.ErrorCode.BUSY, m.ErrorCode.NO_SPACE, m.ErrorCode.STORAGE}
 _ENDS_SESSION = {m.ErrorCode.NO_SPACE, m.ErrorCode.STORAGE}
-
-Session = BackupSession | RestoreSession
-
-
-@dataclass(slots=True)
-class _Entry:
-    session: Session
-    heard_s: float
 
 
 class Server:
@@ -69,12 +63,15 @@ class Server:
         self._cookies = Cookies(cookie_secret)
         self._limits = limits or ServerLimits()
         self._cache = EraseBlockCache(vault, self._limits.cache_bytes)
-        self._entries: OrderedDict[SessionKey, _Entry] = OrderedDict()
-        """Sessions, the one that was silent longest first."""
+        self._sessions = Sessions()
         self._ended: OrderedDict[SessionKey, m.Error] = OrderedDict()
         self._replies: deque[Datagram] = deque(maxlen=self._limits.max_replies)
         self._turns = Turns()
         self._timers: Timers[SessionKey] = Timers()
+        self._sightings: set[bytes] = set()
+        """Devices of which the catalogue is to note that they were here, all at once at _note_s."""
+        self._note_s = 0.0
+        self._turned_away = 0
         self._events: deque[Event] = deque(maxlen=MAX_EVENTS)
 
     # The five calls
@@ -90,15 +87,13 @@ class Server:
         if isinstance(packet.message, _FROM_SERVERS):
             return
         key = peer, packet.session
-        entry = self._entries.get(key)
+        session = self._sessions.heard(key, now_s)
         try:
             if isinstance(packet.message, m.Probe):
                 self._probe(peer, packet.message, now_s)
-            elif entry is not None:
-                entry.heard_s = now_s
-                self._entries.move_to_end(key)
-                entry.session.receive(packet.transfer, packet.message, now_s)
-                self._await(key, entry.session)
+            elif session is not None:
+                session.receive(packet.transfer, packet.message, now_s)
+                self._await(key, session)
             else:
                 self._without_session(peer, packet, octets, now_s)
         except Refusal as refusal:
@@ -124,15 +119,17 @@ class Server:
 
     def timer(self) -> float | None:
         """When to call `handle_timer`, if nothing else happens before; it may be for nothing."""
-        due = [t for t in (self._timers.first_s(), self._next_expiry()) if t is not None]
-        return min(due, default=None)
+        note_s = self._note_s if self._sightings else None
+        return min((t for t in (self._timers.first_s(), self._next_expiry(), note_s) if t is not None), default=None)
 
     def handle_timer(self, now_s: float) -> None:
         """Repeat requests that were not answered, and forget who fell silent."""
-        while (expiry_s := self._next_expiry()) is not None and now_s >= expiry_s:
-            self._close(next(iter(self._entries)), SessionEnd.SILENT)
+        while (silent := self._sessions.longest_silent()) and now_s >= silent[1] + SESSION_EXPIRY_S:
+            self._close(silent[0], SessionEnd.SILENT)
+        if now_s >= self._note_s:
+            self._note_sightings()
         for key in self._timers.due(now_s):
-            session = self._entries[key].session
+            session = self._sessions.get(key)
             assert isinstance(session, BackupSession), "no other has a time"
             try:
                 session.handle_timer(now_s)
@@ -140,7 +137,7 @@ class Server:
                 self._refuse(key, None, b"", refusal)
             except UnbrickdError as error:
                 self._refuse(key, None, b"", Refusal.of(error))
-            if key not in self._entries:
+            if key not in self._sessions:
                 continue
             if session.silent(now_s):
                 self._close(key, SessionEnd.SILENT)
@@ -148,11 +145,19 @@ class Server:
                 self._await(key, session)
 
     def _next_expiry(self) -> float | None:
-        oldest = next(iter(self._entries.values()), None)
-        return None if oldest is None else oldest.heard_s + SESSION_EXPIRY_S
+        silent = self._sessions.longest_silent()
+        return None if silent is None else silent[1] + SESSION_EXPIRY_S
+
+    def _note_sightings(self) -> None:
+        """For the list of devices only: a full or broken disk must not keep a device from its restore."""
+        seen, self._sightings = self._sightings, set()
+        if seen:
+            with suppress(StorageError):
+                self._vault.saw(seen)
 
     def _await(self, key: SessionKey, session: Session) -> None:
         """Its turn, or its time."""
+        self._sessions.settle(key, session)
         if isinstance(session, BackupSession):
             self._timers.set(key, session.timer())
         elif session.pending:
@@ -173,7 +178,7 @@ class Server:
 
     @property
     def sessions(self) -> int:
-        return len(self._entries)
+        return len(self._sessions)
 
     def announce(self) -> bytes:
         """The message by which devices find us through the firewall (§4.15)."""
@@ -181,13 +186,14 @@ class Server:
 
     def peer_gone(self, peer: Peer) -> None:
         """The connection of this peer is closed: keep what came and forget the sessions."""
-        for key in [k for k in self._entries if k[0] == peer]:
+        for key in self._sessions.of_peer(peer):
             self._close(key, SessionEnd.CLOSED)
 
     def close(self) -> None:
         """Before the program ends: what was uploaded so far is kept, durably, and the next session resumes it."""
-        for key in list(self._entries):
+        for key in self._sessions.all():
             self._close(key, SessionEnd.CLOSED)
+        self._note_sightings()
 
     # Opening sessions
 
@@ -203,7 +209,7 @@ class Server:
             version=VERSION,
             holds_device=any(row.good for row in self._vault.generations(probe.device_id)),
             busy=busy,
-            retry_after_s=self._limits.retry_after_s if busy else 0,
+            retry_after_s=self._later_s() if busy else 0,
             max_message_bytes=self._limits.max_message_bytes(peer.transport),
         )
         self._replies.append((peer, encode(ack)))
@@ -235,7 +241,7 @@ class Server:
             if len(self._vault.devices()) >= self._limits.max_devices:
                 raise Refusal(m.ErrorCode.NOT_ACCEPTED, "this server has as many devices as it takes")
         # The signature proves the device, so its older sessions are over; two uploads of one image must not meet.
-        for older in [k for k, e in self._entries.items() if e.session.device_id == backup.device_id]:
+        for older in self._sessions.of_device(backup.device_id):
             self._supersede(older)
         self._make_room(m.Purpose.BACKUP)
         session = BackupSession(
@@ -249,9 +255,9 @@ class Server:
         if not self._vault.known(restore.device_id):
             raise Refusal(m.ErrorCode.UNKNOWN_DEVICE, "nothing is held for this device")
         # Restore proves no device, so it ends only what came from the same host: a stranger can end nobody's session.
-        for older, entry in list(self._entries.items()):
+        for older in self._sessions.of_device(restore.device_id):
             same_host = (older[0].host, older[0].scope) == (peer.host, peer.scope)
-            if same_host and entry.session.device_id == restore.device_id and isinstance(entry.session, RestoreSession):
+            if same_host and isinstance(self._sessions.get(older), RestoreSession):
                 self._supersede(older)
         self._make_room(m.Purpose.RESTORE)
         session = RestoreSession(
@@ -271,42 +277,36 @@ class Server:
 
     def _open(self, key: SessionKey, session: Session, now_s: float) -> None:
         """A session that cannot open leaves nothing behind, so that the same message gets the same Error again."""
-        self._entries[key] = _Entry(session, now_s)
+        self._sessions.put(key, session, now_s)
         opened = SessionOpened(device_id=session.device_id, peer=session.port.peer, purpose=session.purpose)
         self._events.append(opened)
         try:
             session.open()
         except (Refusal, UnbrickdError):
-            del self._entries[key]
+            self._sessions.pop(key)
             raise
-        # For the list of devices only: a full or broken disk must not keep a device from its restore.
-        with suppress(StorageError):
-            self._vault.saw(session.device_id)
+        self._await(key, session)
+        if not self._sightings:
+            self._note_s = now_s + NOTE_AFTER_S
+        self._sightings.add(session.device_id)
 
     def _is_full(self, purpose: m.Purpose) -> bool:
-        if len(self._entries) >= self._limits.max_sessions and self._idle() is None:
+        if len(self._sessions) >= self._limits.max_sessions and self._sessions.resting is None:
             return True
-        return purpose is m.Purpose.BACKUP and self._uploading() >= self._limits.max_backups
-
-    def _uploading(self) -> int:
-        return sum(isinstance(e.session, BackupSession) and not e.session.done for e in self._entries.values())
-
-    def _idle(self) -> SessionKey | None:
-        """The longest silent session that has nothing more to do."""
-        done = (k for k, e in self._entries.items() if isinstance(e.session, BackupSession) and e.session.done)
-        return next(done, None)
+        return purpose is m.Purpose.BACKUP and self._sessions.uploading >= self._limits.max_backups
 
     def _make_room(self, purpose: m.Purpose) -> None:
         if self._is_full(purpose):
             raise Refusal(m.ErrorCode.BUSY, "this server has as many sessions as it takes")
-        idle = self._idle()
-        if len(self._entries) >= self._limits.max_sessions and idle is not None:
-            self._close(idle, SessionEnd.CLOSED)
+        resting = self._sessions.resting
+        if len(self._sessions) >= self._limits.max_sessions and resting is not None:
+            self._close(resting, SessionEnd.CLOSED)
 
     # Ending sessions
 
     def _supersede(self, key: SessionKey) -> None:
-        session = self._entries[key].session
+        session = self._sessions.get(key)
+        assert session is not None
         error = m.Error(code=m.ErrorCode.SUPERSEDED, text="a newer session of this device took over")
         if not (isinstance(session, BackupSession) and session.done):
             session.port.send(error)
@@ -315,7 +315,7 @@ class Server:
         self._remember_ended(key, error)
 
     def _close(self, key: SessionKey, reason: SessionEnd) -> None:
-        session = self._entries.pop(key).session
+        session = self._sessions.pop(key)
         self._timers.set(key, None)
         done = isinstance(session, RestoreSession) or session.done
         if isinstance(session, BackupSession):
@@ -340,14 +340,14 @@ class Server:
         """Answer with an Error; `packet` is None where no message called for it, but a session did."""
         peer, session_id = key
         error = self._error_of(refusal, 0 if packet is None else packet.message.TYPE)
-        entry = self._entries.get(key)
-        if entry is None:
+        session = self._sessions.get(key)
+        if session is None:
             device_id = packet.message.device_id if packet and isinstance(packet.message, m.Backup | m.Restore) else b""
             packet = packet or Packet(message=error, session=session_id)
             self._replies.append((peer, self._fitted(error, packet, len(octets))))
         else:
-            device_id = entry.session.device_id
-            entry.session.port.send(error, packet.transfer if packet else 0)
+            device_id = session.device_id
+            session.port.send(error, packet.transfer if packet else 0)
             if refusal.code in _ENDS_SESSION:
                 self._close(key, SessionEnd.CLOSED)
                 self._remember_ended(key, error)
@@ -363,8 +363,14 @@ class Server:
         self._events.append(Refused(device_id=b"", peer=peer, code=refusal.code, reason=refusal.text))
 
     def _error_of(self, refusal: Refusal, about: int) -> m.Error:
-        wait_s = self._limits.retry_after_s if refusal.code in _WAIT_AND_RETRY else 0
+        wait_s = self._later_s() if refusal.code in _WAIT_AND_RETRY else 0
         return m.Error(code=refusal.code, about=about, retry_after_s=wait_s, text=refusal.text)
+
+    def _later_s(self) -> int:
+        """When to come back: not all at once, who were turned away together."""
+        more_s = self._turned_away % self._limits.retry_spread_s
+        self._turned_away += 1
+        return self._limits.retry_after_s + more_s
 
     def _fitted(self, error: m.Error, packet: Packet, received_bytes: int) -> bytes:
         """The Error as sent to an address that has proven nothing: its text gives way to the bound of §1."""

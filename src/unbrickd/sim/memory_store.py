@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Self
@@ -196,8 +196,9 @@ class MemoryCatalogue:
     def remove(self, key: GenerationKey) -> None:
         self._rows.pop(key, None)
 
-    def saw(self, device_id: bytes, at_s: float) -> None:
-        self._devices[device_id] = replace(self._device(device_id), last_seen_s=at_s)
+    def saw(self, device_ids: Collection[bytes], at_s: float) -> None:
+        for device_id in device_ids:
+            self._devices[device_id] = replace(self._device(device_id), last_seen_s=at_s)
 
     def name_device(self, device_id: bytes, name: str) -> None:
         self._devices[device_id] = replace(self._device(device_id), name=name)

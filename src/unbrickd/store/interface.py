@@ -9,7 +9,7 @@ code "disk-full", "not-writable", "read-only", "missing", "corrupt-catalogue", "
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from types import TracebackType
@@ -210,7 +210,7 @@ class Catalogue(Protocol):
 
     def remove(self, key: GenerationKey) -> None: ...
 
-    def saw(self, device_id: bytes, at_s: float) -> None:
-        """Note when the device was last heard of."""
+    def saw(self, device_ids: Collection[bytes], at_s: float) -> None:
+        """Note when these devices were last heard of."""
 
     def name_device(self, device_id: bytes, name: str) -> None: ...

@@ -11,7 +11,7 @@ Not safe for threads: one caller at a time.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from unbrickd.errors import IntegrityError, StorageError
@@ -104,9 +104,9 @@ class Vault:
         """Whether there is any generation of the device."""
         return bool(self._catalogue.generations(device_id))
 
-    def saw(self, device_id: bytes) -> None:
-        """Note that the device was heard of now. One durable write: once a session, not once a message."""
-        self._catalogue.saw(device_id, self._clock())
+    def saw(self, device_ids: Collection[bytes]) -> None:
+        """Note that these devices were heard of now. One durable write for all."""
+        self._catalogue.saw(device_ids, self._clock())
 
     def name_device(self, device_id: bytes, name: str) -> None:
         self._catalogue.name_device(device_id, name)

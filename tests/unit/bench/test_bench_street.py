@@ -20,10 +20,10 @@ pytestmark = pytest.mark.skipif(
 
 def test_street_of_three_devices_all_restored(tmp_path: Path) -> None:
     try:
-        client = compiled(tmp_path)
+        clients = compiled(tmp_path)
     except subprocess.CalledProcessError as error:
         pytest.fail(str(error.stderr))
     street = build(tmp_path / "street", devices=3, size_bytes=17 << 16)
-    figures = measure(client, street, 3, limit_s=20)
+    figures = measure(clients, street, 3, limit_s=20)
     assert figures["failures"] == 0
     assert figures["setbacks"] == 0

@@ -190,10 +190,17 @@ def test_sessions_beyond_the_limit_are_told_to_come_back(device: TracedDevice, o
     ack = other.probe()
     assert ack.busy and ack.retry_after_s == lab.limits.retry_after_s
     error = other.ask(other.backup(), m.Error)
-    assert (error.code, error.retry_after_s) == (m.ErrorCode.BUSY, lab.limits.retry_after_s)
+    assert (error.code, error.retry_after_s) == (m.ErrorCode.BUSY, lab.limits.retry_after_s + 1)
     for transfer, component_id in enumerate((GENERATION_OBJECT_ID, FIRMWARE, CONFIG), 1):
         device.upload(component_id, transfer)
     assert isinstance(other.ask(other.backup(), m.BackupAck), m.BackupAck), "a session that is done makes room"
+
+
+def test_devices_turned_away_together_are_told_to_come_back_apart() -> None:
+    lab = TracedServer(ServerLimits(max_sessions=0, retry_after_s=5, retry_spread_s=4))
+    acks = [TracedDevice(lab, name).probe() for name in "abcdefgh"]
+    assert all(ack.busy for ack in acks)
+    assert [ack.retry_after_s for ack in acks] == [5, 6, 7, 8] * 2
 
 
 def test_another_backup_in_one_session_is_refused(device: TracedDevice) -> None:

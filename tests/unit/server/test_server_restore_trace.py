@@ -14,7 +14,7 @@ from unbrickd.model.manifest import GENERATION_OBJECT_ID
 from unbrickd.model.peer import Batch
 from unbrickd.seal.generation import good_seal
 from unbrickd.server import events
-from unbrickd.server.limits import BATCH_BYTES, BATCH_MESSAGES
+from unbrickd.server.limits import BATCH_BYTES, BATCH_MESSAGES, ServerLimits
 from unbrickd.sim.trace import BLOCK_BYTES, CONFIG, ERASE_BLOCK_BYTES, FIRMWARE, TracedDevice, TracedServer
 from unbrickd.wire import messages as m
 from unbrickd.wire.packet import BLOCK_OVERHEAD_BYTES, decode, encode
@@ -242,6 +242,41 @@ def test_restore_of_a_device_from_its_own_host_replaces_its_older_session_but_no
     superseded, ack = backed_up.say(backed_up.restore(named=2))
     assert isinstance(superseded.message, m.Error) and superseded.message.code == m.ErrorCode.SUPERSEDED
     assert isinstance(ack.message, m.RestoreAck)
+
+
+def test_restore_that_has_what_it_asked_for_makes_room_and_one_under_way_does_not(device: TracedDevice) -> None:
+    lab = TracedServer(ServerLimits(max_sessions=1))
+    device.lab, other = lab, TracedDevice(lab, "bb")
+    for each in (device, other):
+        each.make(1, FIRMWARE_1, CONFIG_1)
+        each.back_up()
+    offer = device.offered()
+    assert other.probe(m.Purpose.RESTORE).busy, "it may be about to ask"
+    device.ask(device.data_request(offer, FIRMWARE), m.DataStart, transfer=1)
+    assert other.probe(m.Purpose.RESTORE).busy
+    device.fetch(offer, FIRMWARE, 2, ((0, 10),))
+    assert other.offered().generation == 1
+    lost = device.ask(device.data_request(offer, CONFIG), m.Error, transfer=3)
+    assert lost.code == m.ErrorCode.NO_SESSION, "from which it goes on with a Probe"
+
+
+def test_restores_of_many_devices_are_noted_by_one_write_within_a_second(
+    lab: TracedServer, device: TracedDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted: list[set[bytes]] = []
+    monkeypatch.setattr(lab.vault, "saw", noted.append)
+    street = [device, *(TracedDevice(lab, name) for name in ("b", "c"))]
+    for each in street:
+        each.make(1, FIRMWARE_1, CONFIG_1)
+        each.back_up()
+        each.offered()
+    lab.wait(0.9)
+    assert noted == []
+    lab.wait(0.2)
+    assert noted == [{each.device_id for each in street}]
+    device.offered()
+    lab.server.close()
+    assert noted[1:] == [{device.device_id}], "and what is left when the server stops"
 
 
 def test_restore_session_is_forgotten_after_a_minute(lab: TracedServer, backed_up: TracedDevice) -> None:

@@ -119,7 +119,7 @@ def _writable(
             if device.name:
                 catalogue.name_device(device.device_id, device.name)
             if device.last_seen_s is not None:
-                catalogue.saw(device.device_id, device.last_seen_s)
+                catalogue.saw((device.device_id,), device.last_seen_s)
         if not findings:  # while something is amiss, nothing is taken for garbage
             vault.collect()
         yield vault

@@ -9,7 +9,7 @@ A rollback journal rather than WAL, because the store may lie on a NAS share, wh
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
@@ -211,18 +211,18 @@ class SqliteCatalogue:
         with self._transaction() as db:
             db.execute("DELETE FROM generation" + _OF_KEY, (key.device_id, key.number, key.digest))
 
-    def saw(self, device_id: bytes, at_s: float) -> None:
-        self._set_device("last_seen_s", device_id, at_s)
+    def saw(self, device_ids: Collection[bytes], at_s: float) -> None:
+        self._set_devices("last_seen_s", device_ids, at_s)
 
     def name_device(self, device_id: bytes, name: str) -> None:
-        self._set_device("name", device_id, name)
+        self._set_devices("name", (device_id,), name)
 
-    def _set_device(self, column: str, device_id: bytes, value: _Value) -> None:
+    def _set_devices(self, column: str, device_ids: Collection[bytes], value: _Value) -> None:
         with self._transaction() as db:
-            db.execute(
+            db.executemany(
                 f"INSERT INTO device (device_id, {column}) VALUES (?, ?)"
                 f" ON CONFLICT (device_id) DO UPDATE SET {column} = excluded.{column}",
-                (device_id, value),
+                [(device_id, value) for device_id in device_ids],
             )
 
 

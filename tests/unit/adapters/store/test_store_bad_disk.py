@@ -231,7 +231,7 @@ def test_rebuild_of_a_readable_catalogue_keeps_names_and_times(tmp_path: Path) -
     with open_vault(tmp_path, exclusive=True, clock=lambda: 77.0) as vault:
         back_up(vault, A, 1, {1: image(1)})
         vault.name_device(A, "attic")
-        vault.saw(B)
+        vault.saw({B})
         before = vault.devices()
     assert rebuild_catalogue(tmp_path) == 1
     with open_vault(tmp_path, exclusive=False) as vault:

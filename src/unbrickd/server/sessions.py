@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sessions there are, found by address, device, silence and rest without looking at all of them. Sends nothing."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from unbrickd.model.peer import Peer
+from unbrickd.server.backup import BackupSession
+from unbrickd.server.port import SessionKey
+from unbrickd.server.restore import RestoreSession
+
+Session = BackupSession | RestoreSession
+
+
+@dataclass(slots=True)
+class _Entry:
+    session: Session
+    heard_s: float
+
+
+class Sessions:
+    """By key. A session at rest has done what it was asked so far: its slot is free for whoever needs one."""
+
+    def __init__(self) -> None:
+        self._entries: OrderedDict[SessionKey, _Entry] = OrderedDict()
+        """The one that was silent longest first."""
+        self._of_device: dict[bytes, list[SessionKey]] = {}
+        self._resting: OrderedDict[SessionKey, None] = OrderedDict()
+        """The one that rests longest first."""
+        self._uploading: set[SessionKey] = set()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, key: SessionKey) -> bool:
+        return key in self._entries
+
+    def all(self) -> list[SessionKey]:
+        return list(self._entries)
+
+    def put(self, key: SessionKey, session: Session, now_s: float) -> None:
+        self._entries[key] = _Entry(session, now_s)
+        self._of_device.setdefault(session.device_id, []).append(key)
+
+    def get(self, key: SessionKey) -> Session | None:
+        entry = self._entries.get(key)
+        return None if entry is None else entry.session
+
+    def heard(self, key: SessionKey, now_s: float) -> Session | None:
+        """The session, of which a message has come."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        entry.heard_s = now_s
+        self._entries.move_to_end(key)
+        return entry.session
+
+    def settle(self, key: SessionKey, session: Session) -> None:
+        """Look again at what it does, after a message or its timer."""
+        if session.at_rest:
+            self._resting.setdefault(key)
+            self._uploading.discard(key)
+        else:
+            self._resting.pop(key, None)
+            if isinstance(session, BackupSession):
+                self._uploading.add(key)
+
+    def pop(self, key: SessionKey) -> Session:
+        session = self._entries.pop(key).session
+        self._resting.pop(key, None)
+        self._uploading.discard(key)
+        keys = self._of_device[session.device_id]
+        keys.remove(key)
+        if not keys:
+            del self._of_device[session.device_id]
+        return session
+
+    def of_device(self, device_id: bytes) -> list[SessionKey]:
+        return list(self._of_device.get(device_id, ()))
+
+    def of_peer(self, peer: Peer) -> list[SessionKey]:
+        return [key for key in self._entries if key[0] == peer]
+
+    def longest_silent(self) -> tuple[SessionKey, float] | None:
+        """It, and when it was heard last."""
+        for key, entry in self._entries.items():
+            return key, entry.heard_s
+        return None
+
+    @property
+    def resting(self) -> SessionKey | None:
+        """The one that rests longest."""
+        return next(iter(self._resting), None)
+
+    @property
+    def uploading(self) -> int:
+        """How many do."""
+        return len(self._uploading)
