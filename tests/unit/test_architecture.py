@@ -52,6 +52,7 @@ PURE_MAY_IMPORT = {
     "tomllib",
     "types",
     "typing",
+    "weakref",
     "zlib",
 }
 """No I/O, no clock, no randomness, no threads. A module of the standard library that has none either may be added."""

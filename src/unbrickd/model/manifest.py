@@ -37,7 +37,7 @@ class ComponentKind(IntEnum):
     OTHER = 3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, weakref_slot=True)
 class Manifest:
     """What the image of one component must be.
 

@@ -71,7 +71,8 @@ class RestoreSession:
     def open(self) -> None:
         """Choose what to offer, and answer Restore. Raises StorageError."""
         self._end_transfer()
-        self._stored = self._choose()
+        chosen = self._choose()
+        self._stored = None if chosen is None else self._cache.share(chosen)
         self._offer = m.RestoreAck() if self._stored is None else _offer_of(self._stored)
         self.port.send(self._offer)
         self.port.emit(

@@ -27,9 +27,9 @@ class Sessions:
         self._entries: OrderedDict[SessionKey, _Entry] = OrderedDict()
         """The one that was silent longest first."""
         self._of_device: dict[bytes, list[SessionKey]] = {}
-        self._resting: OrderedDict[SessionKey, None] = OrderedDict()
+        self._resting: OrderedDict[Session, SessionKey] = OrderedDict()
         """The one that rests longest first."""
-        self._uploading: set[SessionKey] = set()
+        self._uploading: set[Session] = set()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -60,17 +60,17 @@ class Sessions:
     def settle(self, key: SessionKey, session: Session) -> None:
         """Look again at what it does, after a message or its timer."""
         if session.at_rest:
-            self._resting.setdefault(key)
-            self._uploading.discard(key)
+            self._resting.setdefault(session, key)
+            self._uploading.discard(session)
         else:
-            self._resting.pop(key, None)
+            self._resting.pop(session, None)
             if isinstance(session, BackupSession):
-                self._uploading.add(key)
+                self._uploading.add(session)
 
     def pop(self, key: SessionKey) -> Session:
         session = self._entries.pop(key).session
-        self._resting.pop(key, None)
-        self._uploading.discard(key)
+        self._resting.pop(session, None)
+        self._uploading.discard(session)
         keys = self._of_device[session.device_id]
         keys.remove(key)
         if not keys:
@@ -92,7 +92,7 @@ class Sessions:
     @property
     def resting(self) -> SessionKey | None:
         """The one that rests longest."""
-        return next(iter(self._resting), None)
+        return next(iter(self._resting.values()), None)
 
     @property
     def uploading(self) -> int:

@@ -20,6 +20,7 @@ MAX_PENDING_REQUESTS = 256
 """Requests may be of no range, so they are counted too."""
 REMEMBERED_REQUESTS = 256
 """A request that comes twice, the network's doing, is served once, if fewer than this many came in between."""
+_REMEMBERED_BITS = (1 << REMEMBERED_REQUESTS) - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +51,8 @@ class Sender:
         self._pending_bytes = 0
         self._pending_ranges = 0
         self._newest = 0
-        self._seen: deque[int] = deque(maxlen=REMEMBERED_REQUESTS)
+        self._seen = 0
+        """Bit n: whether request _newest − n has come."""
         self._end: int | None = None
         self.blocks_sent = 0
 
@@ -111,10 +113,15 @@ class Sender:
         return bool(self._queue) or self._end is not None
 
     def _is_repeated(self, request: int) -> bool:
-        if request in self._seen or request <= self._newest - REMEMBERED_REQUESTS:
+        newer = request - self._newest
+        if newer > 0:
+            self._seen = (self._seen << newer | 1) & _REMEMBERED_BITS if newer < REMEMBERED_REQUESTS else 1
+            self._newest = request
+            return False
+        bit = 1 << -newer if -newer < REMEMBERED_REQUESTS else 0
+        if not bit or self._seen & bit:
             return True
-        self._seen.append(request)
-        self._newest = max(self._newest, request)
+        self._seen |= bit
         return False
 
     def _finish_served(self) -> None:
