@@ -22,7 +22,17 @@ from pathlib import Path
 
 from bench.links import Hosts, Link, opened, run
 from bench.peers import NGINX
-from bench.processes import Figures, Usage, listens, program, python, run_client, running, says_ready
+from bench.processes import (
+    Figures,
+    Usage,
+    cpu_seconds,
+    listens,
+    program,
+    python,
+    run_client,
+    running,
+    says_ready,
+)
 from unbrickd.seal.identity import FirmwarePolicy
 from unbrickd.sim.default_layout import default_layout
 from unbrickd.sim.gateway import NewFirmware, create, new_identity
@@ -118,15 +128,10 @@ class Contender:
 
 @contextmanager
 def _cpu(server: Usage, figures: Figures) -> Iterator[None]:
-    """Adds what the server's threads use of the processor meanwhile (proc(5): schedstat, in nanoseconds)."""
-
-    def used_ns() -> int:
-        threads = Path(f"/proc/{server.pid}/task").glob("*/schedstat")
-        return sum(int(path.read_text(encoding="ascii").split()[0]) for path in threads)
-
-    before_ns = used_ns()
+    """Adds what the server's threads use of the processor meanwhile."""
+    before_s = cpu_seconds(server.pid)
     yield
-    figures["server_cpu_s"] = (used_ns() - before_ns) / 1e9
+    figures["server_cpu_s"] = cpu_seconds(server.pid) - before_s
 
 
 def _unbrickd(hosts: Hosts, store: Path) -> AbstractContextManager[Usage]:

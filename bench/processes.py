@@ -138,6 +138,12 @@ def _waiting(attempt: Callable[[], bool]) -> Callable[[subprocess.Popen[str]], N
     return ready
 
 
+def cpu_seconds(pid: int) -> float:
+    """What the threads of a running process have used of the processor (proc(5): schedstat, in nanoseconds); Linux."""
+    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(thread.read_text(encoding="ascii").split()[0]) for thread in threads) / 1e9
+
+
 def program(name: str) -> str | None:
     """A daemon, which may lie where users' search paths do not lead."""
     return shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m bench street`: a street of devices asks one server at once, over unshaped loopback. Linux only.
 
-Writes street.json. The devices are those of bench/street_client.c, which has checked every byte when it says done.
+Writes street.json. The devices are those of bench/street_client.c, which has checked every byte when it says done; of
+bench/street_tftp.c for dnsmasq and fbtftp, which are left out if they are not installed. Ours and theirs take turns.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
+import os
 import socket
 import statistics
 import tempfile
@@ -16,20 +19,40 @@ from pathlib import Path
 from bench.goals import MIB, Goal
 from bench.links import run
 from bench.machine import commit, machine
-from bench.processes import Figures, free_port, python, running, says_ready
+from bench.processes import (
+    Figures,
+    Usage,
+    answers_tftp,
+    cpu_seconds,
+    free_port,
+    program,
+    python,
+    running,
+    says_ready,
+)
 from bench.sample import peak_bytes
 from bench.street_cargo import ERASE_BLOCK_BYTES, Street, build
 from unbrickd.model.toml_table import parse_size
 
 LIMIT_S = 100
 """A device that is not done by then has failed."""
-SOURCE = Path(__file__).with_name("street_client.c")
-CORE = Path(__file__).parents[1] / "c"
-OURS = "unbrickd"
+FOLDER = Path(__file__).parent
+CORE = FOLDER.parent / "c"
+TFTP_PORT = 69
+"""dnsmasq takes no other; it wants root."""
+OURS, DNSMASQ, FBTFTP = "unbrickd", "dnsmasq", "fbtftp"
+
+Medians = dict[str, Figures]
 
 
 def goal(text: str, key: str, most: float) -> Goal:
     return Goal(text=text, measured=lambda medians: medians[OURS][key], at_most=most)
+
+
+def times(least: float, peer: str) -> Goal:
+    """A peer of which a device failed has no rate to compare with."""
+    text = f"≥ {least:g} × {peer}"
+    return Goal(text=text, measured=lambda m: m[OURS]["mb_per_s"] / m[peer]["mb_per_s"], at_least=least)
 
 
 GOALS = (
@@ -37,39 +60,78 @@ GOALS = (
     goal("slowest ≤ 1.5 × median", "slowest_of_median", 1.5),
     goal("server memory ≤ 64 MiB", "server_peak_bytes", 64 * MIB),
     goal("server memory ≤ 32 KiB a session", "server_bytes_per_session", 32 << 10),
+    times(1.3, DNSMASQ),
+    times(10, FBTFTP),
 )
 
 
 def compiled(folder: Path) -> Path:
-    binary = folder / "street_client"
+    """street_client and street_tftp in that folder."""
     warnings = ("-Wall", "-Wextra", "-Wconversion", "-Wsign-conversion", "-Werror")
-    sources = (SOURCE, *sorted(CORE.glob("src/*.c")), *sorted(CORE.glob("crypto/*.c")))
-    includes = (f"-I{CORE / 'include'}", f"-I{CORE / 'crypto'}")
-    run("cc", "-std=c99", "-O2", *warnings, *includes, "-o", binary, *sources, "-lcrypto", "-lz")
-    return binary
+    sources = (*sorted(CORE.glob("src/*.c")), *sorted(CORE.glob("crypto/*.c")))
+    core: tuple[str | Path, ...] = (f"-I{CORE / 'include'}", f"-I{CORE / 'crypto'}", *sources, "-lcrypto", "-lz")
+    for name, more in (("street_client", core), ("street_tftp", ())):
+        run("cc", "-std=c99", "-O2", *warnings, "-o", folder / name, FOLDER / f"{name}.c", *more)
+    return folder
 
 
-def measure(client: Path, street: Street, devices: int, limit_s: float = LIMIT_S) -> Figures:
-    """One run. server_bytes_per_session: by which the peak exceeds what the server had before anybody asked."""
-    port = free_port(socket.SOCK_DGRAM)
-    serve = ("-m", "unbrickd", "serve", "--udp", f"127.0.0.1:{port}", "--store", street.store, "--log-level", "error")
-    with running(python(*serve), ready=says_ready) as usage:
-        idle_bytes = peak_bytes(usage.pid)
-        told = json.loads(run(client, str(port), *street.client_arguments(devices, limit_s)))
-    seconds = [float(s) for s in told["seconds"] if s is not None]
+def figures_of(told: str, devices: int, usage: Usage, before: tuple[float, int]) -> Figures:
+    """before: CPU seconds and peak bytes of the server before anybody asked."""
+    result = json.loads(told)
+    cpu_s, peak = cpu_seconds(usage.pid) - before[0], peak_bytes(usage.pid)
+    seconds = [float(s) for s in result["seconds"] if s is not None]
     figures: Figures = {
         "failures": devices - len(seconds),
-        "setbacks": told["setbacks"],
-        "server_peak_bytes": usage.peak_bytes,
-        "server_bytes_per_session": (usage.peak_bytes - idle_bytes) / devices,
-        "client_cpu_s": told["cpu_s"],
-        "server_cpu_s_with_start": usage.cpu_s,
+        "setbacks": result.get("setbacks", 0),
+        "client_cpu_s": result["cpu_s"],
+        "server_cpu_s": cpu_s,
+        "server_peak_bytes": peak,
+        "server_bytes_per_session": (peak - before[1]) / devices,
     }
     if seconds:
         figures["slowest_s"], figures["median_s"] = max(seconds), statistics.median(seconds)
         figures["slowest_of_median"] = figures["slowest_s"] / figures["median_s"]
-        figures["mb_per_s"] = told["payload_bytes"] / figures["slowest_s"] / 1e6
+        figures["server_cpu_s_per_gb"] = cpu_s / result["payload_bytes"] * 1e9
+    if "sent" in result:
+        figures["blocks_per_request"] = result["received"] / result["sent"]
+    if len(seconds) == devices:
+        figures["mb_per_s"] = result["payload_bytes"] / figures["slowest_s"] / 1e6
     return figures
+
+
+def measure(clients: Path, street: Street, devices: int, limit_s: float = LIMIT_S) -> Figures:
+    """One run of ours."""
+    port = free_port(socket.SOCK_DGRAM)
+    serve = ("-m", "unbrickd", "serve", "--udp", f"127.0.0.1:{port}", "--store", street.store, "--log-level", "error")
+    with running(python(*serve), ready=says_ready) as usage:
+        before = cpu_seconds(usage.pid), peak_bytes(usage.pid)
+        told = run(clients / "street_client", str(port), *street.client_arguments(devices, limit_s))
+        return figures_of(told, devices, usage, before)
+
+
+def measure_tftp(name: str, clients: Path, street: Street, devices: int, limit_s: float) -> Figures | None:
+    """One run of a peer, which serves all devices the same file; None if it is not here."""
+    port = TFTP_PORT if name == DNSMASQ else free_port(socket.SOCK_DGRAM)
+    command = tftp_command(name, port, street.folder, devices)
+    if command is None:
+        return None
+    with running(command, ready=answers_tftp(port)) as usage:
+        before = cpu_seconds(usage.pid), peak_bytes(usage.pid)
+        file = street.firmware
+        told = run(clients / "street_tftp", str(port), file, file.name, str(devices), str(limit_s))
+        return figures_of(told, devices, usage, before)
+
+
+def tftp_command(name: str, port: int, folder: Path, devices: int) -> list[str] | None:
+    if name == FBTFTP:
+        here = importlib.util.find_spec("fbtftp") is not None
+        return python("-m", "bench.street_fbtftp", str(port), folder) if here else None
+    daemon = program("dnsmasq")
+    if daemon is None or os.geteuid() != 0:
+        return None
+    options = ["--no-daemon", "--conf-file=/dev/null", "--port=0", "--user=root", "--listen-address=127.0.0.1"]
+    tftp = ["--bind-interfaces", "--enable-tftp", f"--tftp-root={folder}", f"--tftp-max={devices}", "--quiet-tftp"]
+    return [daemon, *options, *tftp]
 
 
 def main(arguments: list[str]) -> None:
@@ -77,24 +139,38 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--devices", type=int, default=500, metavar="N", help="default: %(default)s")
     parser.add_argument("--size", type=parse_size, default="8MiB", metavar="SIZE", help="default: %(default)s")
     parser.add_argument("--runs", type=int, default=3, metavar="N", help="default: %(default)s")
+    parser.add_argument("--limit", type=float, default=LIMIT_S, metavar="S", help="of each run; default: %(default)s")
+    parser.add_argument("--only", action="append", default=[], choices=(OURS, DNSMASQ, FBTFTP), help="and unbrickd")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", metavar="DIR")
     args = parser.parse_args(arguments)
     if args.size % ERASE_BLOCK_BYTES:
         parser.error("--size must be a whole number of 64 KiB")
     measured_on = machine()
     with tempfile.TemporaryDirectory(prefix="unbrickd-street-") as folder:
-        client = compiled(Path(folder))
+        clients = compiled(Path(folder))
         street = build(Path(folder) / "street", devices=args.devices, size_bytes=args.size)
-        raw = [measure(client, street, args.devices) for _ in range(args.runs)]
-    common = set.intersection(*(set(figures) for figures in raw))
-    medians = {OURS: {key: statistics.median(f[key] for f in raw) for key in sorted(common)}}
-    medians[OURS]["failures"] = max(f["failures"] for f in raw)  # one is one too many
+        raw: dict[str, list[Figures]] = {OURS: [], DNSMASQ: [], FBTFTP: []}
+        for _ in range(args.runs):
+            raw[OURS].append(measure(clients, street, args.devices, args.limit))
+            for name in (DNSMASQ, FBTFTP):
+                if name in args.only or not args.only:
+                    figures = measure_tftp(name, clients, street, args.devices, args.limit)
+                    raw[name] += [] if figures is None else [figures]
+    medians = {name: medians_of(runs) for name, runs in raw.items() if runs}
     verdicts = {g.text: g.judge(medians) for g in GOALS}
     told = {"machine": measured_on, "commit": commit(), "devices": args.devices, "size_bytes": args.size}
     args.output.mkdir(parents=True, exist_ok=True)
     text = json.dumps(told | {"medians": medians, "goals": verdicts, "raw": raw}, indent=1)
     (args.output / "street.json").write_text(text + "\n", encoding="utf-8")
-    for key, value in medians[OURS].items():
-        print(f"{key:28}{value:16.3f}")
-    for name, (_, met) in verdicts.items():
-        print(f"{'not measured' if met is None else 'met' if met else 'MISSED':14}{name}")
+    print(f"{'':28}" + "".join(f"{name:>16}" for name in medians))
+    for key in medians[OURS]:
+        print(f"{key:28}" + "".join(f"{medians[name].get(key, float('nan')):16.3f}" for name in medians))
+    for name, (measured, met) in verdicts.items():
+        verdict = "not measured" if met is None else "met" if met else "MISSED"
+        print(f"{verdict:14}{name}" + ("" if measured is None else f": {measured:.4g}"))
+
+
+def medians_of(runs: list[Figures]) -> Figures:
+    common = set.intersection(*(set(figures) for figures in runs))
+    medians = {key: statistics.median(f[key] for f in runs) for key in sorted(common)}
+    return medians | {"failures": max(f["failures"] for f in runs)}  # one is one too many

@@ -63,7 +63,7 @@ struct device {
 struct street {
 	struct device *devices;
 	uint32_t count, left, record_bytes, config_bytes, firmware_bytes;
-	uint64_t received_bytes, messages;
+	uint64_t received_bytes, received, sent; /* the latter two in messages */
 	uint8_t *firmware;
 };
 
@@ -160,6 +160,7 @@ static void net_send(void *app, const struct unbrickd_peer *to, const uint8_t *m
 {
 	const struct device *d = app;
 
+	street.sent++;
 	(void)to; /* there is one server, and the socket is connected to it */
 	if (send(d->socket, message, length, MSG_DONTWAIT) < 0)
 		return; /* lost, as it may be on the way; the core sends it again */
@@ -362,7 +363,7 @@ static void serve_device(struct device *d)
 		if (length <= 0)
 			break;
 		for (at = 0, left = (uint32_t)length; left; at += each, left -= left < each ? left : each) {
-			street.messages++;
+			street.received++;
 			street.received_bytes += left < each ? left : each;
 			unbrickd_receive(d->core, &server, came + at, left < each ? left : each, now);
 		}
@@ -400,8 +401,9 @@ static void print_result(uint64_t started_us, double cpu_s)
 	uint64_t payload = 0;
 	uint32_t i, setbacks = 0;
 
-	printf("{\"cpu_s\": %.6f, \"received_bytes\": %" PRIu64 ", \"messages\": %" PRIu64 ", \"seconds\": [", cpu_s,
-	       street.received_bytes, street.messages);
+	printf("{\"cpu_s\": %.6f, \"received_bytes\": %" PRIu64 ", \"received\": %" PRIu64 ", \"sent\": %" PRIu64
+	       ", \"seconds\": [",
+	       cpu_s, street.received_bytes, street.received, street.sent);
 	for (i = 0; i < street.count; i++) {
 		const struct device *d = &street.devices[i];
 		const char *comma = i ? ", " : "";

@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * A street of devices that all ask at once, by TFTP as bootloaders speak it: one block, one acknowledgement (RFC 1350,
+ * block size by RFC 2348), a socket for each device, in one process. Linux only.
+ *
+ *   street_tftp PORT FILE NAME COUNT LIMIT_S
+ *
+ * Each device gets NAME from 127.0.0.1; every byte is compared with FILE. It acknowledges again after a second of
+ * silence, as U-Boot does after five. Prints one line of JSON.
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <inttypes.h>
+#include <netinet/in.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+enum {
+	BLOCK_BYTES = 1468, /* U-Boot's CONFIG_TFTP_BLOCKSIZE */
+	MAX_EVENTS = 256,
+	TICK_MS = 100,
+	RRQ = 1,
+	DATA = 3,
+	ACK = 4,
+	ERROR = 5,
+	OACK = 6
+};
+
+#define SILENCE_US 1000000u
+
+struct device {
+	struct sockaddr_in peer; /* where the server answers from */
+	uint64_t heard_us, done_us;
+	uint32_t blocks;
+	bool wrong;
+	int socket;
+};
+
+static struct device *devices;
+static const uint8_t *image;
+static uint32_t count, left, image_bytes;
+static char ask[512];
+static size_t ask_bytes;
+
+static void fail(const char *what)
+{
+	perror(what);
+	exit(EXIT_FAILURE);
+}
+
+static uint64_t now_us(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000u + (uint64_t)t.tv_nsec / 1000u;
+}
+
+static void say(const struct device *d, const void *octets, size_t length)
+{
+	/* What does not leave is lost, and said again. */
+	(void)!sendto(d->socket, octets, length, MSG_DONTWAIT, (const struct sockaddr *)&d->peer, sizeof d->peer);
+}
+
+static void acknowledge(const struct device *d)
+{
+	const uint8_t ack[4] = {0, ACK, (uint8_t)(d->blocks >> 8), (uint8_t)d->blocks};
+
+	say(d, ack, sizeof ack);
+}
+
+static void end(struct device *d, uint64_t done_us)
+{
+	d->done_us = done_us;
+	d->wrong = !done_us;
+	close(d->socket); /* which takes it out of the set that is waited for, too (epoll(7)) */
+	left--;
+}
+
+static void take(struct device *d, const uint8_t *message, ssize_t length)
+{
+	uint32_t at = d->blocks * BLOCK_BYTES, expected = image_bytes - at;
+
+	if (length < 4 || (message[1] != DATA && message[1] != OACK && message[1] != ERROR))
+		return;
+	if (message[1] == ERROR) {
+		end(d, 0);
+		return;
+	}
+	d->heard_us = now_us();
+	if (message[1] == DATA) {
+		if ((message[2] << 8 | message[3]) != (int)(uint16_t)(d->blocks + 1))
+			return; /* one that is there already; it is not acknowledged twice (RFC 1123, 4.2.3.1) */
+		expected = expected < BLOCK_BYTES ? expected : BLOCK_BYTES;
+		if ((uint32_t)length - 4 != expected || memcmp(message + 4, image + at, expected)) {
+			end(d, 0);
+			return;
+		}
+		d->blocks++;
+	}
+	acknowledge(d);
+	if (message[1] == DATA && expected < BLOCK_BYTES)
+		end(d, d->heard_us);
+}
+
+static void run(int readiness, uint16_t port, uint64_t deadline_us)
+{
+	while (left) {
+		struct epoll_event ready[MAX_EVENTS];
+		int i, came = epoll_wait(readiness, ready, MAX_EVENTS, TICK_MS);
+		uint64_t now = now_us();
+		uint32_t n;
+
+		if (now >= deadline_us)
+			return;
+		for (i = 0; i < came; i++) {
+			struct device *d = ready[i].data.ptr;
+			uint8_t message[2048];
+			socklen_t length = sizeof d->peer;
+
+			take(d, message, recvfrom(d->socket, message, sizeof message, MSG_DONTWAIT, (struct sockaddr *)&d->peer, &length));
+		}
+		if (came == MAX_EVENTS)
+			continue;
+		for (n = 0; n < count; n++) {
+			struct device *d = &devices[n];
+
+			if (d->done_us || d->wrong || now < d->heard_us + SILENCE_US)
+				continue;
+			d->heard_us = now;
+			if (d->peer.sin_port == htons(port))
+				say(d, ask, ask_bytes);
+			else
+				acknowledge(d);
+		}
+	}
+}
+
+static void load(const char *path)
+{
+	int file = open(path, O_RDONLY | O_CLOEXEC);
+	struct stat about;
+
+	if (file < 0 || fstat(file, &about))
+		fail(path);
+	image_bytes = (uint32_t)about.st_size;
+	image = mmap(NULL, image_bytes, PROT_READ, MAP_PRIVATE, file, 0);
+	if (image == MAP_FAILED)
+		fail(path);
+}
+
+static double used_s(void)
+{
+	struct rusage used;
+
+	getrusage(RUSAGE_SELF, &used);
+	return (double)(used.ru_utime.tv_sec + used.ru_stime.tv_sec) +
+	       (double)(used.ru_utime.tv_usec + used.ru_stime.tv_usec) / 1e6;
+}
+
+int main(int argc, char **argv)
+{
+	int readiness = epoll_create1(EPOLL_CLOEXEC);
+	uint64_t started_us, payload = 0;
+	uint32_t i;
+
+	if (argc != 6) {
+		fprintf(stderr, "usage: street_tftp PORT FILE NAME COUNT LIMIT_S\n");
+		return EXIT_FAILURE;
+	}
+	load(argv[2]);
+	ask_bytes = (size_t)snprintf(ask, sizeof ask, "%c%c%s%coctet%cblksize%c%d%c", 0, RRQ, argv[3], 0, 0, 0, BLOCK_BYTES, 0);
+	count = left = (uint32_t)atoi(argv[4]);
+	devices = calloc(count, sizeof *devices);
+	if (!devices)
+		fail("memory");
+	started_us = now_us();
+	for (i = 0; i < count; i++) {
+		struct epoll_event interest = {.events = EPOLLIN, .data = {.ptr = &devices[i]}};
+
+		devices[i].peer = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(argv[1])), .sin_addr = {htonl(INADDR_LOOPBACK)}};
+		devices[i].heard_us = started_us;
+		devices[i].socket = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+		if (devices[i].socket < 0 || epoll_ctl(readiness, EPOLL_CTL_ADD, devices[i].socket, &interest))
+			fail("socket");
+		say(&devices[i], ask, ask_bytes);
+	}
+	run(readiness, (uint16_t)atoi(argv[1]), started_us + (uint64_t)(atof(argv[5]) * 1e6));
+	printf("{\"seconds\": [");
+	for (i = 0; i < count; i++) {
+		payload += devices[i].done_us ? image_bytes : 0;
+		if (devices[i].done_us)
+			printf("%s%.6f", i ? ", " : "", (double)(devices[i].done_us - started_us) / 1e6);
+		else
+			printf("%snull", i ? ", " : "");
+	}
+	printf("], \"payload_bytes\": %" PRIu64 ", \"cpu_s\": %.6f}\n", payload, used_s());
+	return EXIT_SUCCESS;
+}
