@@ -14,7 +14,7 @@ from unbrickd.transfer.retry import Repeater
 from unbrickd.transfer.segments import DOCUMENT_SLICE_BYTES, Segment
 from unbrickd.wire import messages as m
 from unbrickd.wire.framing import MIN_MAX_MESSAGE_BYTES
-from unbrickd.wire.packet import BLOCK_OVERHEAD_BYTES, Block, Message
+from unbrickd.wire.packet import BLOCK_OVERHEAD_BYTES, Message
 
 SILENCE_S = 10.0
 """A server that sends no block for so long has gone (spec/protocol.md §6)."""
@@ -125,9 +125,9 @@ class Fetch:
         """Length of a block, as far as it is settled."""
         return self._block_bytes
 
-    def receive(self, message: Message | Block, now_s: float) -> None:
+    def receive(self, message: Message, now_s: float) -> None:
         """A message of this transfer. Raises NoHelp."""
-        if self._receiver is not None and isinstance(message, (Block, m.DataBlock)):
+        if self._receiver is not None and isinstance(message, m.DataBlock):
             self._receiver.receive_block(
                 request=message.request, offset_bytes=message.offset_bytes, payload=message.payload, now_s=now_s
             )

@@ -36,7 +36,7 @@ from unbrickd.transfer.retry import Repeater
 from unbrickd.transfer.segments import Segment, document_segments, segments_of
 from unbrickd.wire import messages as m
 from unbrickd.wire.framing import MIN_MAX_MESSAGE_BYTES, Octets
-from unbrickd.wire.packet import BLOCK_OVERHEAD_BYTES, Block, Message, Packet, decode, decode_block, encode
+from unbrickd.wire.packet import BLOCK_OVERHEAD_BYTES, Message, Packet, decode, encode
 
 PROGRESS_S = 60.0
 """A server that does not get one erase block across in this time is given up: it may be doing so on purpose."""
@@ -121,12 +121,11 @@ class RestoreSession:
     def receive(self, peer: Peer, octets: Octets, now_s: float) -> None:
         """Take one message. Nothing of a peer's raises; what does not belong here is ignored."""
         try:
-            packet = decode_block(octets) or decode(octets)
+            packet = decode(octets)
         except RemoteProtocolError:
             return
         if self._state is _State.PROBING:
-            if isinstance(packet, Packet):
-                self._discovery.receive(peer, packet.message, now_s)
+            self._discovery.receive(peer, packet.message, now_s)
         elif self._server is not None and peer == self._server.peer and packet.session == self._session:
             self._bytes_received += len(octets)
             self._stirred = True
@@ -206,8 +205,8 @@ class RestoreSession:
             )
             self._send(restore, transfer=0)
 
-    def _in_session(self, packet: Packet | Block, now_s: float) -> None:
-        message = packet if isinstance(packet, Block) else packet.message
+    def _in_session(self, packet: Packet, now_s: float) -> None:
+        message = packet.message
         if isinstance(message, m.Error):
             if packet.transfer in (0, self._transfer):
                 self._error(message, now_s)

@@ -134,7 +134,7 @@ class BlockRequest:
         return cls(request=request, last=bool(flags & 1), ranges=ranges)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class DataBlock:
     TYPE: ClassVar[Type] = Type.DATA_BLOCK
     FIXED_BYTES: ClassVar[int] = 8

@@ -7,7 +7,6 @@ import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from unbrickd.errors import RemoteProtocolError
 from unbrickd.wire import messages as m
@@ -58,21 +57,13 @@ BLOCK_OVERHEAD_BYTES = HEADER_BYTES + m.DataBlock.FIXED_BYTES
 """Bytes of a DataBlock message besides its payload."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Packet:
+    """Not frozen, as DataBlock: one is made for every block that comes, and freezing takes twice the time."""
+
     message: Message
     session: int = 0
     transfer: int = 0
-
-
-class Block(NamedTuple):
-    """A DataBlock, and what it belongs to."""
-
-    session: int
-    transfer: int
-    request: int
-    offset_bytes: int
-    payload: Octets
 
 
 def encode(message: Message, *, session: int = 0, transfer: int = 0) -> bytes:
@@ -115,18 +106,13 @@ def decode(octets: Octets) -> Packet:
     Raises RemoteProtocolError: code "frame" (drop it silently), "version" or "unknown-type" (answer Error with its
     `wire_code`), "malformed" (likewise).
     """
-    block = decode_block(octets)
-    if block is None:
-        return decode_message(decode_frame(octets))
-    message = m.DataBlock(request=block.request, offset_bytes=block.offset_bytes, payload=block.payload)
-    return Packet(message=message, session=block.session, transfer=block.transfer)
+    return _decode_block(octets) or decode_message(decode_frame(octets))
 
 
-def decode_block(octets: Octets) -> Block | None:
-    """A whole DataBlock, whose payload is a view if `octets` is one: the hot path of a receiver, without a copy and
-    without the intermediate values of `decode`.
+def _decode_block(octets: Octets) -> Packet | None:
+    """A DataBlock, without the intermediate values of the others and without a copy: the hot path of a receiver.
 
-    None if it is another message, or if anything is wrong with it: `decode` then says what.
+    None if it is another message, or if anything is wrong with it: the plain path then says what.
     """
     if len(octets) <= BLOCK_OVERHEAD_BYTES or octets[_TYPE_AT] != _DATA_BLOCK:
         return None
@@ -136,7 +122,8 @@ def decode_block(octets: Octets) -> Block | None:
     view = memoryview(octets)
     if zlib.crc32(view[HEADER_BYTES:], zlib.crc32(b"\0\0\0\0", zlib.crc32(view[:_CRC_AT]))) != crc:
         return None
-    return Block(session, transfer, request, offset, octets[BLOCK_OVERHEAD_BYTES:])
+    message = m.DataBlock(request=request, offset_bytes=offset, payload=octets[BLOCK_OVERHEAD_BYTES:])
+    return Packet(message=message, session=session, transfer=transfer)
 
 
 def decode_message(frame: Frame) -> Packet:
