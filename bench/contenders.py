@@ -178,8 +178,26 @@ def lock_step(task: Task) -> Figures:
         return _tftp(task)
 
 
+def lock_step_of_dnsmasq(task: Task) -> Figures:
+    """Its TFTP only, no DNS and no DHCP."""
+    pc = task.hosts.pc
+    options = ("--no-daemon", "--conf-file=/dev/null", "--user=root", "--port=0", f"--listen-address={pc.address}")
+    tftp = ("--enable-tftp", f"--tftp-root={task.cargo.served}")
+    with running(pc.command(str(program("dnsmasq")), *options, *tftp), ready=listens("udp", 69)):
+        return _tftp(task)
+
+
+def windowed_by_atftpd(task: Task) -> Figures:
+    """Debian's atftpd is not to be installed beside tftpd-hpa, but runs from where `dpkg-deb -x` put it."""
+    pc = task.hosts.pc
+    options = ("--daemon", "--no-fork", "--user", "root", "--group", "root", "--bind-address", pc.address)
+    command = pc.command(str(program("atftpd")), *options, "--port", "69", task.cargo.served)
+    with running(command, ready=listens("udp", 69)):
+        return _tftp(task, "--window", "32")
+
+
 def windowed(task: Task) -> Figures:
-    """The bundled server: tftpd-hpa knows no windows, and Debian's atftpd, which does, is not to be had beside it."""
+    """The bundled server: tftpd-hpa knows no windows."""
     command = python("-m", "bench.tftp", "serve", "69", task.cargo.served, "--host", task.hosts.pc.address)
     with running(task.hosts.pc.command(*command), ready=listens("udp", 69)):
         return _tftp(task, "--window", "32")
@@ -270,7 +288,9 @@ RING_UNTOLD = replace(
 BESIDE = replace(RESTORE, name="unbrickd beside TCP", carry=beside_tcp, needs=("nginx",))
 BACKUP = Contender(name="unbrickd backup", headers_bytes=52, carry=back_up, up=True)
 TFTP = Contender(name="TFTP 1468", headers_bytes=32, carry=lock_step, needs=("in.tftpd",))
+DNSMASQ = Contender(name="TFTP 1468, dnsmasq", headers_bytes=32, carry=lock_step_of_dnsmasq, needs=("dnsmasq",))
 TFTP_32 = Contender(name="TFTP window 32", headers_bytes=32, carry=windowed)
+ATFTPD = Contender(name="TFTP window 32, atftpd", headers_bytes=32, carry=windowed_by_atftpd, needs=("atftpd",))
 CUBIC = Contender(name="TCP CUBIC", headers_bytes=52, carry=lambda task: tcp(task, "cubic"), needs=("nginx", "cubic"))
 BBR = Contender(name="TCP BBR", headers_bytes=52, carry=lambda task: tcp(task, "bbr"), needs=("nginx", "bbr"))
 UFTP = Contender(name="uftp", headers_bytes=52, carry=uftp, needs=("uftp", "uftpd"))
@@ -279,7 +299,7 @@ UFTP = Contender(name="uftp", headers_bytes=52, carry=uftp, needs=("uftp", "uftp
 
 def versions() -> dict[str, str]:
     """Of the peers that are installed, as Debian names them."""
-    packages = ("tftpd-hpa", "nginx", "uftp", "iproute2")
+    packages = ("tftpd-hpa", "dnsmasq-base", "nginx", "uftp", "iproute2")
     if shutil.which("dpkg-query") is None:
         return {}
     asked = ["dpkg-query", "--show", "--showformat", "${Package} ${Version}\n", *packages]

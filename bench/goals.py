@@ -10,10 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from bench.contenders import (
+    ATFTPD,
     BACKUP,
     BBR,
     BESIDE,
     CUBIC,
+    DNSMASQ,
     RESTORE,
     RING_UNTOLD,
     TFTP,
@@ -143,7 +145,7 @@ ROWS = (
     Row(
         name="100M 1 ms",
         link=_CLEAN,
-        contenders=_ALL,
+        contenders=(*_ALL, DNSMASQ, ATFTPD),
         goals=(share(0.98), times(1, CUBIC, BBR), times(10, TFTP), times(1.4, TFTP_32), waste(1.01)),
     ),
     _lossy(0.01, 0.97),

@@ -147,6 +147,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--output", type=Path, default=Path(__file__).parent / "results", metavar="DIR", help="default: bench/results"
     )
+    parser.add_argument("--add", action="store_true", help="to the runs that are in the output folder")
     args = parser.parse_args(arguments)
     wanted = args.rows.split(",") if args.rows else QUICK if args.quick else names
     if set(wanted) - set(names):
@@ -170,6 +171,12 @@ def main(arguments: list[str]) -> None:
     }
     raw: Raw = {row.name: {c.name: [] for c in row.contenders if args.only in c.name} for row in rows}
     loads: list[float] = []
+    if args.add:
+        before = json.loads((args.output / f"{name}.json").read_text(encoding="utf-8"))
+        loads = before["load_before_each"]
+        raw = {row["name"]: row["raw"] for row in before["rows"]}
+        if list(raw) != [row.name for row in rows]:
+            parser.error("--add wants the rows that are there")
     args.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="unbrickd-bench-") as text:
         folder = Path(text)
@@ -178,7 +185,7 @@ def main(arguments: list[str]) -> None:
             size: Cargo(folder / str(size), random.Random(20100520).randbytes(size))
             for size in sorted({row.size_bytes for row in rows})
         }
-        for turn in range(runs):  # in turns, so that what else the machine does hits all alike
+        for turn in range(len(loads), len(loads) + runs):  # in turns, so that what else the machine does hits all alike
             loads.append(load())
             for row in rows:
                 for contender in row.contenders:
@@ -189,7 +196,7 @@ def main(arguments: list[str]) -> None:
                     figures = measure(contender, row, cargo, seed=turn, limit_s=limit_s, folder=folder)
                     raw[row.name][contender.name].append(figures)
                     rate = figures.get("bytes_per_s", 0.0) / 1e6
-                    print(f"{turn + 1}/{runs}  {row.name:16} {contender.name:32} {rate:8.2f} MB/s", file=sys.stderr)
+                    print(f"{turn + 1}  {row.name:16} {contender.name:32} {rate:8.2f} MB/s", file=sys.stderr)
             done: dict[str, object] = {"runs": turn + 1, "load_before_each": loads, "rows": report(rows, raw)}
             (args.output / f"{name}.json").write_text(json.dumps(result | done, indent=1) + "\n", encoding="utf-8")
             caption = f"Over links, medians of {turn + 1} runs; dark: unbrickd"
