@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools.lab import build, gateway
+from tools.lab.build import ARM, Board
 from tools.lab.console import Console, Shell
 from tools.lab.cpio import initramfs
 from tools.lab.fit import boot_command
@@ -32,7 +33,7 @@ from tools.lab.gateway import (
     power_on,
 )
 from tools.lab.recovery import recovery_sources, uboot_by_guide
-from tools.lab.root import DEVICE_PACKAGES, compile_python, root
+from tools.lab.root import DEVICE_PACKAGES, compile_python, root, small_root
 from tools.lab.steps import FILES
 
 from unbrickd.adapters.flash.image import ImageFlash
@@ -132,6 +133,7 @@ class Stopwatch:
 class Laboratory:
     """What was built; `rescue` starts the kernel past the flash, `bootloader` is U-Boot with the recovery."""
 
+    board: Board
     qemu: Path
     rescue: Direct
     bootloader: Bootloader
@@ -141,6 +143,7 @@ class Laboratory:
 class BackedUp:
     """The gateway after its first backup. Tests take copies."""
 
+    laboratory: Laboratory
     flash: FlashFile
     store: Path
     keys: DeviceKeys
@@ -148,22 +151,31 @@ class BackedUp:
     """The firmware, without the erased flash behind it."""
 
 
-def build_laboratory(folder: Path, server_address: str, uboot_tree: Path | None) -> Laboratory:
-    """Everything built, or taken from the cache, and our program put into it; tools/lab/recovery.py on uboot_tree."""
-    qemu, kernel = build.qemu(), build.kernel()
-    uboot = uboot_by_guide(GUIDE, REPOSITORY, recovery_sources(REPOSITORY), tree=uboot_tree)
-    base = root(REPOSITORY / "requirements" / "dev.txt", DEVICE_PACKAGES)
+def build_laboratory(folder: Path, server_address: str, uboot_tree: Path | None, *, board: Board = ARM) -> Laboratory:
+    """Everything built, or taken from the cache; tools/lab/recovery.py on uboot_tree.
+
+    Our program is in the system of ARM alone. On the other board busybox is all, which is enough to see that it is up.
+    """
+    if board is ARM:
+        base = root(REPOSITORY / "requirements" / "dev.txt", DEVICE_PACKAGES)
+        top = _program(folder / "top", server_address)
+    else:
+        base, top = small_root(board.debian), folder / "top"
+        top.mkdir()
+    shutil.copy(FILES / "init", top / "init")
     whole = folder / "root.cpio.gz"
-    whole.write_bytes(base.read_bytes() + initramfs(_program(folder / "program", server_address)))
+    whole.write_bytes(base.read_bytes() + initramfs(top))
+    uboot = uboot_by_guide(GUIDE, REPOSITORY, recovery_sources(REPOSITORY), tree=uboot_tree, board=board)
     return Laboratory(
-        qemu=qemu,
-        rescue=Direct(kernel=kernel, initramfs=whole),
+        board=board,
+        qemu=build.qemu(board),
+        rescue=Direct(kernel=build.kernel(board), initramfs=whole),
         bootloader=Bootloader.create(folder / "bootloader.bin", uboot),
     )
 
 
 def _program(folder: Path, server_address: str) -> Path:
-    """What lies on top of the root file system: unbrickd, its layout, and the first process."""
+    """What lies on top of the root file system: unbrickd and its layout."""
     for name in ("bin", "etc/unbrickd", "opt"):
         (folder / name).mkdir(parents=True)
     no_caches = shutil.ignore_patterns("__pycache__")
@@ -171,7 +183,6 @@ def _program(folder: Path, server_address: str) -> Path:
     for ours in Path(__file__).parent.glob("guest_*.py"):
         shutil.copy(ours, folder / "opt")
     compile_python(folder / "opt")
-    shutil.copy(FILES / "init", folder / "init")
     (folder / "etc/version").write_text("1.0\n")
     (folder / "etc/unbrickd/layout.toml").write_text(LAYOUT % server_address.rpartition(":")[2])
     command = folder / "bin/unbrickd"
@@ -255,7 +266,8 @@ class Bench:
 
     def _power_on(self, start: Direct | Bootloader) -> Console:
         self._power_ons += 1
-        return power_on(self._laboratory.qemu, start, self.flash, log=self._folder / f"console-{self._power_ons}.log")
+        log = self._folder / f"console-{self._power_ons}.log"
+        return power_on(self._laboratory.qemu, start, self.flash, log=log, board=self._laboratory.board)
 
 
 def until_up(console: Console) -> float:

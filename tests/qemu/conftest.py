@@ -27,6 +27,7 @@ from tests.qemu.bench import (
 )
 from tests.qemu.healing import healing_bench
 from tests.qemu.small import Maker, Small
+from tools.lab.build import ARM64
 from tools.lab.environment import encode_environment
 from tools.lab.fit import firmware
 from tools.lab.gateway import CONFIG, ENVIRONMENT, FIRMWARE, IDENTITY, FlashFile
@@ -101,10 +102,23 @@ def laboratory(
 
 
 @pytest.fixture(scope="session")
-def backed_up(
-    laboratory: Laboratory, server_address: str, tmp_path_factory: pytest.TempPathFactory, stopwatch: Stopwatch
+def backed_up(laboratory: Laboratory, server_address: str, tmp_path_factory: pytest.TempPathFactory) -> BackedUp:
+    return back_up(laboratory, server_address, tmp_path_factory.mktemp("backed-up"))
+
+
+@pytest.fixture(scope="session")
+def backed_up_arm64(
+    tmp_path_factory: pytest.TempPathFactory, stopwatch: Stopwatch, server_address: str, pytestconfig: pytest.Config
 ) -> BackedUp:
-    folder = tmp_path_factory.mktemp("backed-up")
+    """The gateway with the other processor."""
+    folder = tmp_path_factory.mktemp("arm64")
+    with stopwatch.timed("the same for ARM64"):
+        tree = pytestconfig.getoption("--uboot-tree")
+        return back_up(build_laboratory(folder, server_address, tree, board=ARM64), server_address, folder)
+
+
+def back_up(laboratory: Laboratory, server_address: str, folder: Path) -> BackedUp:
+    """A gateway with what was built, backed up by the agent on the host."""
     identity = Identity.generate(
         model=MODEL,
         policy=FirmwarePolicy.OWNER,
@@ -112,7 +126,8 @@ def backed_up(
         rollback_floor=0,
         entropy=random.Random(20100520).randbytes,
     )
-    image = firmware(laboratory.rescue.kernel, laboratory.rescue.initramfs)
+    architecture = laboratory.board.architecture
+    image = firmware(laboratory.rescue.kernel, laboratory.rescue.initramfs, architecture=architecture)
     flash = FlashFile.create(folder / "flash.bin")
     flash.write(ENVIRONMENT, encode_environment(VARIABLES, ENVIRONMENT.size_bytes))
     flash.write(IDENTITY, encode_identity(identity))
@@ -120,12 +135,14 @@ def backed_up(
     flash.write(FIRMWARE, image)
     with serving(folder / "store", server_address), on_the_host(flash, folder, server_address) as layout:
         run_command("agent", "--once", "--layout", str(layout))
-    return BackedUp(flash=flash, store=folder / "store", keys=DeviceKeys.of(identity), image=image)
+    return BackedUp(
+        laboratory=laboratory, flash=flash, store=folder / "store", keys=DeviceKeys.of(identity), image=image
+    )
 
 
 @pytest.fixture
-def bench(backed_up: BackedUp, laboratory: Laboratory, stopwatch: Stopwatch, tmp_path: Path) -> Bench:
-    return Bench(laboratory, backed_up.flash.copy(tmp_path / "flash.bin"), stopwatch, tmp_path)
+def bench(backed_up: BackedUp, stopwatch: Stopwatch, tmp_path: Path) -> Bench:
+    return Bench(backed_up.laboratory, backed_up.flash.copy(tmp_path / "flash.bin"), stopwatch, tmp_path)
 
 
 @pytest.fixture
@@ -137,11 +154,9 @@ def server(backed_up: BackedUp, server_address: str, tmp_path: Path) -> Iterator
 
 
 @pytest.fixture
-def healer(
-    laboratory: Laboratory, backed_up: BackedUp, server_address: str, stopwatch: Stopwatch, tmp_path: Path
-) -> Bench:
+def healer(backed_up: BackedUp, server_address: str, stopwatch: Stopwatch, tmp_path: Path) -> Bench:
     """The gateway whose bootloader starts what the recovery found sound or restored from `server_address`."""
-    return healing_bench(laboratory, backed_up, server_address, stopwatch, tmp_path)
+    return healing_bench(backed_up, server_address, stopwatch, tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.qemu.bench import BOOT_PATIENCE_S, VARIABLES, BackedUp, Bench, Laboratory, Stopwatch, record_of
+from tests.qemu.bench import BOOT_PATIENCE_S, VARIABLES, BackedUp, Bench, Stopwatch, record_of
 from tools.lab.console import Console
 from tools.lab.environment import encode_environment
 from tools.lab.gateway import ENVIRONMENT, ERASE_BLOCK_BYTES, RECORD, REGIONS, FlashFile
@@ -27,13 +27,11 @@ def recovery_variables(server_address: str) -> dict[str, str]:
     return VARIABLES | link | {"bootcmd": "unbrickd boot", "bootdelay": "0"}
 
 
-def healing_bench(
-    laboratory: Laboratory, backed_up: BackedUp, server_address: str, stopwatch: Stopwatch, folder: Path
-) -> Bench:
+def healing_bench(backed_up: BackedUp, server_address: str, stopwatch: Stopwatch, folder: Path) -> Bench:
     """A copy of the gateway, whose bootloader starts the recovery."""
     flash = backed_up.flash.copy(folder / "flash.bin")
     flash.write(ENVIRONMENT, encode_environment(recovery_variables(server_address), ENVIRONMENT.size_bytes))
-    return Bench(laboratory, flash, stopwatch, folder)
+    return Bench(backed_up.laboratory, flash, stopwatch, folder)
 
 
 def restored_in(said: str) -> list[tuple[str, int]]:

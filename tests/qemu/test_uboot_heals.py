@@ -24,6 +24,13 @@ pytestmark = pytest.mark.qemu
 SEED = 20100520
 
 
+@pytest.fixture(params=["backed_up", "backed_up_arm64"], ids=["arm", "arm64"])
+def backed_up(request: pytest.FixtureRequest) -> BackedUp:
+    """Every test here is for both boards."""
+    gateway: BackedUp = request.getfixturevalue(request.param)
+    return gateway
+
+
 def test_guide_layout_is_the_laboratorys() -> None:
     (config,) = blocks(GUIDE, "config")
     places = {

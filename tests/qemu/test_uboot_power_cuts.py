@@ -17,7 +17,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pytest
-from tests.qemu.bench import BackedUp, Bench, Laboratory, Stopwatch, record_of
+from tests.qemu.bench import BackedUp, Bench, Stopwatch, record_of
 from tests.qemu.healing import (
     BOOTING,
     assert_healed,
@@ -179,7 +179,7 @@ class Tortured:
 
 
 def test_power_cuts_at_random_instants_of_restores_lose_nothing_and_end_healed(
-    laboratory: Laboratory, backed_up: BackedUp, stopwatch: Stopwatch, tmp_path: Path
+    backed_up: BackedUp, stopwatch: Stopwatch, tmp_path: Path
 ) -> None:
     print(f"seed {SEED}: of damage and of instants, which are parts of what an erase block takes here and now")
     began_s = time.monotonic()
@@ -189,7 +189,7 @@ def test_power_cuts_at_random_instants_of_restores_lose_nothing_and_end_healed(
         folder.mkdir()
         shutil.copytree(backed_up.store, folder / "store")
         with ServerProcess(folder / "store", "udp") as server:
-            bench = healing_bench(laboratory, backed_up, server.address, stopwatch, folder)
+            bench = healing_bench(backed_up, server.address, stopwatch, folder)
             gateway = Tortured(bench, backed_up, random.Random(f"{SEED} {number}"))
             gateway.run(CUTS // GATEWAYS)
         return gateway.counts

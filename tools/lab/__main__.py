@@ -11,7 +11,7 @@ from tools.lab.build import ARM, ARM64, kernel, qemu
 from tools.lab.errors import LabError
 from tools.lab.fit import PACKAGES
 from tools.lab.recovery import recovery_sources, uboot_by_guide
-from tools.lab.root import DEVICE_PACKAGES, root
+from tools.lab.root import DEVICE_PACKAGES, root, small_root
 
 REPOSITORY = Path(__file__).parents[2]
 GUIDE = REPOSITORY / "docs/integrate-u-boot.md"
@@ -23,8 +23,9 @@ def main() -> int:
         print(qemu())
         for board in (ARM, ARM64):
             print(uboot_by_guide(GUIDE, REPOSITORY, recovery_sources(REPOSITORY), board=board))
-        print(kernel())
+            print(kernel(board))
         print(root(REPOSITORY / "requirements/dev.txt", DEVICE_PACKAGES))
+        print(small_root(ARM64.debian))
     except LabError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

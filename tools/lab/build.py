@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,29 +22,48 @@ _UBOOT_PATCHES = (FILES / "uboot-virtio-net-kick.patch", FILES / "uboot-pl061-gp
 _UBOOT_VERSION = "2023.01"
 _KERNEL_SOURCE = "linux-source-6.1"
 _HOST_TOOLS = ("make", "gcc", "bison", "flex", "bc", "libssl-dev", "patch", "xz-utils", "libc6-dev")
-_ARM = "arm-linux-gnueabihf-"
-_ARM_COMPILER = ("gcc-arm-linux-gnueabihf", "libc6-dev-armhf-cross")
 _JOBS = f"-j{os.cpu_count() or 1}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Board:
-    """One of U-Boot's two boards on QEMU's `virt`."""
+    """QEMU's `virt` with one kind of processor. name: U-Boot's; architecture: Linux's, and that of a FIT image."""
 
     name: str
+    architecture: str
+    debian: str
     compiler: str
     packages: tuple[str, ...]
+    kernel: str
+    qemu: str
+    processor: str
 
 
-ARM = Board(name="qemu_arm", compiler=_ARM, packages=_ARM_COMPILER)
+ARM = Board(
+    name="qemu_arm",
+    architecture="arm",
+    debian="armhf",
+    compiler="arm-linux-gnueabihf-",
+    packages=("gcc-arm-linux-gnueabihf", "libc6-dev-armhf-cross"),
+    kernel="zImage",
+    qemu="qemu-system-arm",
+    processor="cortex-a15",
+)
 ARM64 = Board(
-    name="qemu_arm64", compiler="aarch64-linux-gnu-", packages=("gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross")
+    name="qemu_arm64",
+    architecture="arm64",
+    debian="arm64",
+    compiler="aarch64-linux-gnu-",
+    packages=("gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"),
+    kernel="Image",
+    qemu="qemu-system-aarch64",
+    processor="cortex-a57",
 )
 
 
-def qemu(architecture: str = "arm") -> Path:
+def qemu(board: Board = ARM) -> Path:
     """The emulator, new enough that its flash keeps what is written; installed from backports if it is not."""
-    name = f"qemu-system-{architecture}"
+    name = board.qemu
     if _qemu_version(name) < MIN_QEMU:
         debian.need("qemu-system-arm", backports=True)
     if _qemu_version(name) < MIN_QEMU:
@@ -65,26 +85,29 @@ def _qemu_version(name: str) -> tuple[int, ...]:
     return (int(said[1]), int(said[2])) if said else (0,)
 
 
-def kernel() -> Path:
-    """zImage of Debian's Linux 6.1 with our configuration."""
+def kernel(board: Board = ARM) -> Path:
+    """Debian's Linux 6.1 with our configuration."""
+    architecture = f"ARCH={board.architecture}"
+    fragments = (FILES / f"kernel-{board.architecture}.config", _KERNEL_CONFIG)
 
     def make(folder: Path) -> None:
-        debian.need(*_HOST_TOOLS, *_ARM_COMPILER)
+        debian.need(*_HOST_TOOLS, *board.packages)
         debian.unpack([_KERNEL_SOURCE], folder / "package")
         run(["tar", "-xf", folder / f"package/usr/src/{_KERNEL_SOURCE}.tar.xz"], folder=folder)
         tree = folder / _KERNEL_SOURCE
-        make_: Words = ["make", "ARCH=arm", f"CROSS_COMPILE={_ARM}"]
+        make_: Words = ["make", architecture, f"CROSS_COMPILE={board.compiler}"]
         run([*make_, "tinyconfig"], folder=tree)
-        _merge(_KERNEL_CONFIG, tree, ["ARCH=arm"])
+        run(["env", architecture, "scripts/kconfig/merge_config.sh", "-m", ".config", *fragments], folder=tree)
         run([*make_, "olddefconfig"], folder=tree)
-        _check_merged(_KERNEL_CONFIG, tree / ".config")
-        run([*make_, _JOBS, "zImage"], folder=tree)
-        (tree / "arch/arm/boot/zImage").rename(folder / "zImage")
+        _check_merged(fragments, tree / ".config")
+        run([*make_, _JOBS, board.kernel], folder=tree)
+        (tree / "arch" / board.architecture / "boot" / board.kernel).rename(folder / board.kernel)
         (tree / ".config").rename(folder / "config")
         shutil.rmtree(tree)
         shutil.rmtree(folder / "package")
 
-    return kept("kernel", make, texts=[_KERNEL_SOURCE], files=[_KERNEL_CONFIG]) / "zImage"
+    made = kept(f"kernel-{board.architecture}", make, texts=[_KERNEL_SOURCE], files=fragments)
+    return made / board.kernel
 
 
 def uboot_source() -> Path:
@@ -104,17 +127,12 @@ def uboot_source() -> Path:
     return kept("uboot-source", make, texts=[_UBOOT_VERSION], files=_UBOOT_PATCHES) / "tree"
 
 
-def _merge(fragment: Path, tree: Path, variables: list[str]) -> None:
-    """Put a fragment over a .config; the tree's own script, which `make olddefconfig` has to follow."""
-    run(["env", *variables, tree / "scripts/kconfig/merge_config.sh", "-m", ".config", fragment], folder=tree)
-
-
-def _check_merged(fragment: Path, config: Path) -> None:
+def _check_merged(fragments: Iterable[Path], config: Path) -> None:
     """A line whose conditions do not hold is dropped without a word; here it is an error."""
     made = _options(config)
-    lost = [name for name, value in _options(fragment).items() if made.get(name, "n") != value]
+    lost = [name for path in fragments for name, value in _options(path).items() if made.get(name, "n") != value]
     if lost:
-        raise LabError(f"{fragment.name}: not taken over: {', '.join(lost)}", hint="is something they depend on off?")
+        raise LabError(f"{config}: not taken over: {', '.join(lost)}", hint="is something they depend on off?")
 
 
 def _options(config: Path) -> dict[str, str]:

@@ -20,7 +20,7 @@ from tools.lab.steps import cache, run, say
 RELEASE = "bookworm"
 """Debian 12: U-Boot 2023.01, Linux 6.1 and Python 3.11 are its versions."""
 _SUITES = {RELEASE, f"{RELEASE}-updates", f"{RELEASE}-security"}
-FOREIGN = "armhf"
+FOREIGN = ("armhf", "arm64")
 _FIELD = re.compile(r"^([A-Za-z-]+):[ \t]*(.*(?:\n[ \t].*)*)", re.MULTILINE)
 _ONE_LINE = re.compile(r"deb\s+(?P<options>\[[^]]*\]\s+)?(?P<uri>\S+)\s+(?P<suite>\S+)\s+(?P<components>.+)")
 
@@ -95,11 +95,12 @@ def _apt_in(state: Path, words: list[str], *, folder: Path) -> str:
         "Dir::State::lists": str(state / "lists"),
         "Dir::State::status": "/var/lib/dpkg/status",
         "Dir::Cache": str(state),
-        "APT::Architectures::": FOREIGN,  # ends in :: to add to the list, which has the machine's own
         "APT::Sandbox::User": "root",  # its user could not write to a cache in a private home
     }
     native = run(["dpkg", "--print-architecture"], folder=folder).strip()
-    arguments = ["-o", f"APT::Architectures::={native}", *(f"-o{name}={value}" for name, value in options.items())]
+    # A name that ends in :: adds to a list.
+    architectures = [f"-oAPT::Architectures::={name}" for name in (native, *FOREIGN)]
+    arguments = [*architectures, *(f"-o{name}={value}" for name, value in options.items())]
     return run(["apt-get", "--quiet", *arguments, *words], folder=folder, env={"DEBIAN_FRONTEND": "noninteractive"})
 
 

@@ -25,7 +25,7 @@ _SOURCE = """\
         kernel {{
             data = /incbin/("{kernel}");
             type = "kernel";
-            arch = "arm";
+            arch = "{architecture}";
             os = "linux";
             compression = "none";
             load = <{kernel_address:#x}>;
@@ -35,7 +35,7 @@ _SOURCE = """\
         root {{
             data = /incbin/("{initramfs}");
             type = "ramdisk";
-            arch = "arm";
+            arch = "{architecture}";
             os = "linux";
             compression = "none";
             load = <{ramdisk_address:#x}>;
@@ -59,14 +59,15 @@ def boot_command(address: int) -> str:
     return f"bootm {image} {image} ${{fdt_addr}}"
 
 
-def firmware(kernel: Path, initramfs: Path) -> bytes:
-    """The FIT image."""
+def firmware(kernel: Path, initramfs: Path, *, architecture: str = "arm") -> bytes:
+    """The FIT image. architecture: of the kernel, as U-Boot names it."""
     debian.need(*PACKAGES)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "firmware.its").write_text(
             _SOURCE.format(
                 configuration=CONFIGURATION,
+                architecture=architecture,
                 kernel=kernel,
                 initramfs=initramfs,
                 kernel_address=KERNEL_ADDRESS,

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tools.lab.build import ARM, Board
 from tools.lab.console import Console
 from tools.lab.lan import TAP, Lan
 from tools.lab.pins import device_tree
@@ -128,6 +129,7 @@ def power_on(
     flash: FlashFile,
     *,
     log: Path,
+    board: Board = ARM,
     lan: Lan | None = None,
     options: Sequence[str | Path] = (),
 ) -> Console:
@@ -135,11 +137,12 @@ def power_on(
 
     lan: what its network card is in; else QEMU's own network. options: more of QEMU's.
     """
-    board: Words = [qemu, "-machine", "virt", "-cpu", "cortex-a15", "-m", str(MEMORY_MIB)]
+    # With ACPI, the 64-bit board has no PL061 for light and button.
+    machine: Words = [qemu, "-machine", "virt,acpi=off", "-cpu", board.processor, "-m", str(MEMORY_MIB)]
     network = "user,id=lan" if lan is None else f"tap,id=lan,ifname={TAP},script=no,downscript=no"
     words: list[str | Path] = [
         *(lan.command() if lan is not None else ()),
-        *board,
+        *machine,
         *("-nodefaults", "-display", "none"),
         *("-monitor", "none", "-serial", "stdio", "-no-reboot"),
         *("-drive", f"if=pflash,unit=1,format=raw,file={flash.path}"),
@@ -150,5 +153,5 @@ def power_on(
         case Direct(kernel=kernel, initramfs=initramfs):
             words += ["-kernel", kernel, "-initrd", initramfs, "-append", kernel_arguments()]
         case Bootloader(chip=chip):
-            words += ["-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={chip}", "-dtb", device_tree(board)]
+            words += ["-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={chip}", "-dtb", device_tree(machine)]
     return Console(words, log=log)

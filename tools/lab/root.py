@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tools.lab import debian
+from tools.lab.build import ARM
 from tools.lab.cpio import initramfs
 from tools.lab.errors import LabError
 from tools.lab.steps import FILES, Words, kept, run
@@ -60,13 +61,12 @@ def root(requirements: Path, names: Iterable[str]) -> Path:
 
     def make(folder: Path) -> None:
         tree = folder / "tree"
-        taken = debian.unpack([f"{name}:{debian.FOREIGN}" for name in _PACKAGES], tree)
+        taken = debian.unpack([f"{name}:{ARM.debian}" for name in _PACKAGES], tree)
         _unpack_wheels(_pins(requirements, wanted), tree / _SITE)
         for pattern in _LEFT_OUT:
             for path in tree.glob(pattern):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-        for name in ("dev", "proc", "sys", "tmp", "run", "root", "bin"):
-            (tree / name).mkdir(exist_ok=True)
+        _make_folders(tree)
         compile_python(tree / "usr/lib")
         (folder / "root.cpio.gz").write_bytes(initramfs(tree))
         (folder / "packages").write_text("\n".join(taken) + "\n")
@@ -74,6 +74,25 @@ def root(requirements: Path, names: Iterable[str]) -> Path:
 
     texts = [*_PACKAGES, *_LEFT_OUT, _pins(requirements, wanted)]
     return kept("root", make, texts=texts, files=[FILES.parent / "cpio.py"]) / "root.cpio.gz"
+
+
+def small_root(architecture: str) -> Path:
+    """The compressed initramfs with busybox alone. architecture: Debian's."""
+
+    def make(folder: Path) -> None:
+        debian.unpack([f"busybox-static:{architecture}"], folder / "package")
+        _make_folders(folder / "tree")
+        (folder / "package/bin/busybox").rename(folder / "tree/bin/busybox")
+        (folder / "root.cpio.gz").write_bytes(initramfs(folder / "tree"))
+        for name in ("package", "tree"):
+            shutil.rmtree(folder / name)
+
+    return kept(f"root-small-{architecture}", make, files=[FILES.parent / "cpio.py"]) / "root.cpio.gz"
+
+
+def _make_folders(tree: Path) -> None:
+    for name in ("dev", "etc", "proc", "sys", "tmp", "run", "root", "bin"):
+        (tree / name).mkdir(parents=True, exist_ok=True)
 
 
 def compile_python(folder: Path) -> None:
