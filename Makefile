@@ -34,7 +34,7 @@ check: $(READY)
 
 e2e: $(READY)
 	$(BIN)/python -m tools.lab
-	$(BIN)/python -m pytest -m qemu -n auto -o tmp_path_retention_policy=failed tests/qemu $(E2E_ARGS)
+	$(BIN)/python -m pytest -m qemu -n auto --maxschedchunk=1 -o tmp_path_retention_policy=failed tests/qemu $(E2E_ARGS)
 
 format: $(READY)
 	$(BIN)/ruff format .

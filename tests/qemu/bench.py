@@ -50,6 +50,8 @@ from unbrickd.seal.keys import DeviceKeys
 REPOSITORY = Path(__file__).parents[2]
 GUIDE = REPOSITORY / "docs/integrate-u-boot.md"
 MODEL = "virt-1"
+BOOT_LIMIT = 3
+"""UNBRICKD_BOOT_LIMIT of U-Boot's configuration."""
 SETTINGS = b"hostname=router7\nsecret=correct-horse\n"
 VARIABLES = {
     "bootargs": gateway.kernel_arguments(),

@@ -36,6 +36,7 @@ from unbrickd.cli.demo_process import ServerProcess, run_command
 from unbrickd.seal.identity import FirmwarePolicy, Identity, encode_identity
 from unbrickd.seal.keys import DeviceKeys
 
+LONGEST = ("test_uboot_power_cuts.py", "test_whole_story.py")
 _times = pytest.StashKey[list[tuple[str, float]]]()
 
 
@@ -50,6 +51,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_times] = []
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first, or one worker is left with it when all else is done."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -15,6 +15,7 @@ from tools.lab.gateway import ENVIRONMENT, ERASE_BLOCK_BYTES, RECORD, REGIONS, F
 
 RESTORE_PATIENCE_S = 180.0
 BOOTING = r"unbrickd: booting generation (\d+)"
+REASONS = ("the flash is sound", "the flash is damaged", "the boot record is lost")
 RESTORED = r"unbrickd: (\w+): erase block (\d+), \d+ of \d+"
 
 
@@ -54,7 +55,7 @@ def watch(console: Console) -> Healed:
     said = console.expect(rf"(?s)^(.*?){BOOTING}", timeout_s=RESTORE_PATIENCE_S)[1].decode()
     took_s = time.monotonic() - began_s
     console.expect(r"gateway \S* is up", timeout_s=BOOT_PATIENCE_S)
-    reason = re.search(r"unbrickd: generation \d+: (.*?)\r?\n", said)
+    reason = re.search(rf"unbrickd: (?:generation \d+: )?({'|'.join(REASONS)})\r?\n", said)
     assert reason is not None
     return Healed(restored=restored_in(said), reason=reason[1], took_s=took_s)
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Our agent and recovery in a gateway with 256 MiB of RAM, a real kernel and real NOR flash behind the kernel's MTD.
 
-The host damages the flash, the gateway heals itself from the real server, and the host looks at every byte.
+The host damages the flash, the gateway heals itself from the real server, and the host looks at every byte. A whole
+firmware goes through the agent in test_whole_story.py and through U-Boot in test_uboot_heals.py.
 """
 
 from __future__ import annotations
@@ -38,7 +39,6 @@ class Damage:
 DAMAGES = {
     "one-erase-block": Damage(FIRMWARE, lambda count, rng: [rng.randrange(count)]),
     "ten-erase-blocks": Damage(FIRMWARE, lambda count, rng: sorted(rng.sample(range(count), 10))),
-    "whole-firmware": Damage(FIRMWARE, lambda count, rng: list(range(count))),
     "configuration": Damage(CONFIG, lambda count, rng: [0]),
     "one-copy-of-the-record": Damage(RECORD, lambda count, rng: [rng.randrange(2)]),
     "both-copies-of-the-record": Damage(RECORD, lambda count, rng: [0, 1]),
@@ -86,8 +86,6 @@ def test_recover_after_new_settings_were_backed_up_brings_those_back(bench: Benc
         assert shell.check("hostname") != "router8\n"
         bench.unbrickd(shell, "recover --wait 120 --json")
     assert bench.flash.read(CONFIG) == healthy
-    with bench.rescue_system() as shell:
-        assert shell.check("hostname") == "router8\n"
 
 
 def test_mtd_flash_on_a_real_kernel_programs_erases_and_is_refused_where_it_must(bench: Bench) -> None:

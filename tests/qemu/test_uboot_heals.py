@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import random
 import re
+from pathlib import Path
 
 import pytest
-from tests.qemu.bench import GUIDE, BackedUp, Bench
-from tests.qemu.healing import assert_healed, erase_blocks, watch
+from tests.qemu.bench import GUIDE, BackedUp, Bench, Laboratory, record_of, serving, software_of
+from tests.qemu.healing import RESTORE_PATIENCE_S, assert_healed, erase_blocks, restored_in, watch
+from tests.qemu.small import ERASE_BLOCKS, Small, bootloader
 from tools.lab.console import Shell
 from tools.lab.fit import boot_command
-from tools.lab.gateway import CONFIG, ENVIRONMENT, ERASE_BLOCK_BYTES, FIRMWARE, IDENTITY, RECORD
+from tools.lab.gateway import CONFIG, ENVIRONMENT, ERASE_BLOCK_BYTES, FIRMWARE, IDENTITY, RECORD, Region
 from tools.lab.recovery import blocks
+from tools.lab.tiny import UP
 
 from unbrickd.cli.demo_process import ServerProcess
 
@@ -93,3 +96,31 @@ def test_power_on_boot_record_lost_is_written_anew_and_boots(
         healed = watch(console)
     assert (healed.restored, healed.reason) == ([], "the boot record is lost")
     assert_healed(healer.flash, backed_up, environment)
+
+
+def test_power_on_damaged_five_times_over_heals_each_time(
+    laboratory: Laboratory, small: Small, server_address: str, tmp_path: Path
+) -> None:
+    """One flash and one server throughout; after each boot its agent would say that it is up."""
+    print(f"seed {SEED}")
+    rng = random.Random(SEED)
+    flash = small.flash_copy(tmp_path, unbrickd_port=server_address.rpartition(":")[2])
+    rounds: tuple[dict[Region, list[int]], ...] = (
+        {FIRMWARE: [rng.randrange(ERASE_BLOCKS)]},
+        {CONFIG: [0], RECORD: [1]},
+        {RECORD: [0, 1]},
+        {FIRMWARE: sorted(rng.sample(range(ERASE_BLOCKS), 5)), RECORD: [0]},
+        {FIRMWARE: list(range(ERASE_BLOCKS)), CONFIG: [0], RECORD: [0, 1]},
+    )
+    with serving(small.store_copy(tmp_path), server_address):
+        for damage in rounds:
+            for region, indexes in damage.items():
+                flash.damage(region, indexes, rng)
+            with bootloader(laboratory, flash) as console:
+                said = console.expect(f"(?s)^(.*){UP}", timeout_s=RESTORE_PATIENCE_S)[1].decode()
+            wanted = [(r.name, index) for r, indexes in damage.items() if r is not RECORD for index in indexes]
+            assert sorted(restored_in(said)) == sorted(wanted), "only what is damaged is fetched"
+            assert small.differs(flash) == []
+            software_of(flash, small.keys).up()
+            loaded = record_of(flash, small.keys)
+            assert loaded is not None and loaded.copies == (True, True) and loaded.failed_boots == 0

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.qemu.bench import SETTINGS, BackedUp, Bench, serving, software_of
+from tests.qemu.bench import BOOT_LIMIT, SETTINGS, BackedUp, Bench, serving, software_of
 from tests.qemu.healing import BOOTING, RESTORE_PATIENCE_S
 from tests.qemu.on_socket import on_socket
 from tools.lab.gateway import CONFIG, FIRMWARE, RECORD
@@ -33,8 +33,6 @@ pytestmark = pytest.mark.qemu
 
 SEED = 20100520
 FIRMWARE_ID, CONFIG_ID = 1, 2
-BOOT_LIMIT = 3
-"""UNBRICKD_BOOT_LIMIT of U-Boot's configuration."""
 WATCHED_S = 1.0
 """How long nothing boots after the refusal. Nothing that is damaged ever would."""
 
@@ -132,6 +130,12 @@ def test_lying_server_garbage_for_the_generation_document_is_refused(there: Scen
     there.damage(record=True)
     words = "its generation document is not the one it offered"
     there.assert_refused(Liar(holding(there.first), garbage), words)
+    there.assert_healed(1, config=there.backed_up.flash.read(CONFIG))
+
+
+def test_lying_server_garbage_for_erase_blocks_is_refused(there: Scene) -> None:
+    there.damage(record=False)
+    there.assert_refused(Liar(holding(there.first), garbage), "an erase block is not what was backed up")
     there.assert_healed(1, config=there.backed_up.flash.read(CONFIG))
 
 

@@ -107,11 +107,13 @@ class Console:
         """The same; None if it did not say so in time. Raises ConsoleError if it ended."""
         wanted = re.compile(pattern.encode())
         deadline_s = time.monotonic() + within_s
+        is_over = False
         while not (found := wanted.search(self._unread)):
-            left_s = deadline_s - time.monotonic()
-            if left_s <= 0:
+            if is_over:
                 return None
-            self._read(left_s)
+            left_s = deadline_s - time.monotonic()
+            is_over = left_s <= 0  # what it has said by then is read still
+            self._read(max(0.0, left_s))
         self._unread = self._unread[found.end() :]
         return found
 

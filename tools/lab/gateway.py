@@ -145,7 +145,7 @@ def power_on(
         *machine,
         *("-nodefaults", "-display", "none"),
         *("-monitor", "none", "-serial", "stdio", "-no-reboot"),
-        *("-drive", f"if=pflash,unit=1,format=raw,file={flash.path}"),
+        *("-drive", f"if=pflash,unit=1,id=flash,format=raw,file={flash.path}"),
         *("-netdev", network, "-device", "virtio-net-device,netdev=lan"),
         *options,
     ]

@@ -73,25 +73,30 @@ def digest_of(texts: Iterable[str], files: Iterable[Path]) -> str:
 def kept(name: str, make: Callable[[Path], None], *, texts: Iterable[str] = (), files: Iterable[Path] = ()) -> Path:
     """The folder with what `make` puts into the empty folder it is given; made only once for the same inputs.
 
-    Inputs are the texts and files named, and the source of `make` itself. Two that make it at once do no harm: it is
-    moved into place whole, and the second is thrown away.
+    Inputs are the texts and files named, and the source of `make` itself. It is moved into place whole. Who wants what
+    is being made waits for it.
     """
+    import fcntl
+
     target = cache() / f"{name}-{digest_of([name, inspect.getsource(make), *texts], files)}"
     if target.is_dir():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
+    with target.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not target.is_dir():
+            _make(name, make, target)
+    return target
+
+
+def _make(name: str, make: Callable[[Path], None], target: Path) -> None:
     started_s = time.monotonic()
     say(f"making {name}")
     work = Path(tempfile.mkdtemp(prefix=f"{name}.", suffix=".work", dir=target.parent))
     try:
         work.chmod(0o755)
         make(work)
-        try:
-            work.rename(target)
-        except OSError:
-            if not target.is_dir():
-                raise
+        work.rename(target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     say(f"made {name} in {time.monotonic() - started_s:.1f} s")
-    return target

@@ -39,7 +39,10 @@ static void tell_checked(struct ubp *p, const struct unbrickd_event *event)
 	if (event->u.checked.record_repaired)
 		printf("unbrickd: a copy of the boot record was repaired\n");
 	tell_parts(event->u.checked.part_count, event->u.checked.parts);
-	printf("unbrickd: generation %u: %s\n", event->u.checked.named, words[event->u.checked.reason]);
+	printf("unbrickd: ");
+	if (event->u.checked.named)	/* the only one that will do; sound flash needs none, a lost record names none */
+		printf("generation %u: ", event->u.checked.named);
+	printf("%s\n", words[event->u.checked.reason]);
 	if (event->u.checked.refused)
 		printf("unbrickd: %s\n", unbrickd_words(event->u.checked.refused));
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gzip
 import os
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -87,4 +88,19 @@ def test_kept_make_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pyte
 
     with pytest.raises(OSError, match="full"):
         kept("thing", make)
-    assert list((tmp_path / "lab").iterdir()) == []
+    assert [path.suffix for path in (tmp_path / "lab").iterdir()] == [".lock"]
+
+
+def test_kept_wanted_while_it_is_made_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNBRICKD_CACHE", str(tmp_path))
+    made: list[Path] = []
+    second: list[Future[Path]] = []
+    with ThreadPoolExecutor(1) as other:
+
+        def make(folder: Path) -> None:
+            made.append(folder)
+            if len(made) == 1:
+                second.append(other.submit(kept, "thing", make))
+
+        first = kept("thing", make)
+        assert second[0].result() == first and len(made) == 1
