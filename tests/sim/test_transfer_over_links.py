@@ -84,11 +84,11 @@ def test_transfer_without_loss_fills_link_and_not_queue(link: Link, least: float
     assert got.waste <= most_waste
 
 
-@pytest.mark.parametrize(("ring", "most_waste"), [(8, 1.02), (0, 1.05)], ids=["told", "not told"])
-def test_transfer_to_small_ring_reaches_what_the_card_takes(ring: int, most_waste: float) -> None:
+@pytest.mark.parametrize(("ring", "least", "most_waste"), [(8, 0.85, 1.02), (0, 0.9, 1.05)], ids=["told", "not told"])
+def test_transfer_to_small_ring_reaches_what_the_card_takes(ring: int, least: float, most_waste: float) -> None:
     link = Link(rate_mbit=1000, rtt_ms=0.5, ring_frames=8, service_us=30)
     got = transferred(link, seed=1, ring=ring)
-    assert got.goodput >= 0.9
+    assert got.goodput >= least
     assert got.waste <= most_waste
 
 

@@ -16,7 +16,7 @@ from unbrickd.flash.record import BootRecord
 from unbrickd.flash.write import MAX_TRIES, PAGE_BYTES, program_erased, write_erase_block
 from unbrickd.model.manifest import Manifest, SealedGeneration
 from unbrickd.recovery import events
-from unbrickd.recovery.check import Decision, Reason, check_generation
+from unbrickd.recovery.check import Decision, Findings, Reason, check_generation
 from unbrickd.recovery.fetch import AHEAD_BYTES
 from unbrickd.recovery.offer import choose, next_record
 from unbrickd.seal.content import Octets, open_erase_block
@@ -29,8 +29,9 @@ ahead a step is 4 KiB, a few milliseconds of NOR flash."""
 class Installation:
     """The way from what is in flash to `target`. Raises IntegrityError if that may not run on this device.
 
-    before: the boot record as it stands. ahead_bytes: what is taken ahead. A power cut anywhere leaves the boot record
-    as it was, and erase blocks that need not be fetched again, until `finish` has returned.
+    before: the boot record as it stands. found: how flash compares with that, if it did not change since. ahead_bytes:
+    what is taken ahead. A power cut anywhere leaves the boot record as it was, and erase blocks that need not be
+    fetched again, until `finish` has returned.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Installation:
         before: BootRecord | None,
         decision: Decision,
         ahead_bytes: int = AHEAD_BYTES,
+        found: Findings | None = None,
     ) -> None:
         check_generation(device, target, rollback_floor=before.rollback_floor if before is not None else 0)
         self.target = target
@@ -48,11 +50,15 @@ class Installation:
         self._before = before
         self._decision = decision
         self._step_bytes = max(1, ahead_bytes // STEPS_AHEAD // PAGE_BYTES) * PAGE_BYTES
+        checked: dict[int, tuple[int, ...]] = {}
+        if found is not None and before is not None and before.sealed == target:
+            checked = {c.component_id: c.damaged for c in found.components}
         parts: list[tuple[Manifest, tuple[int, ...]]] = []
         for manifest in target.generation.components:
             slot = device.slot(manifest.component_id)
             assert slot is not None, "check_generation made sure of it"
-            parts.append((manifest, slot.damaged(manifest, device.keys.content)))
+            known = checked.get(manifest.component_id)
+            parts.append((manifest, slot.damaged(manifest, device.keys.content) if known is None else known))
         self._pending = [part for part in parts if part[1]]
         self._contents: bytes | None = None
         self._written = 0

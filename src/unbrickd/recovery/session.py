@@ -58,9 +58,8 @@ class _State(Enum):
 class RestoreSession:
     """Restores what `decision` calls for. Ends with `restored`, the generation now in flash and named by the record.
 
-    targets: where Probes go. max_message_bytes, ring_frames: what the device can take. polled: nobody takes frames from
-    the ring while flash is written, so that no more than it takes may be outstanding. ahead_bytes: RAM for what follows
-    an erase block. entropy: random bytes.
+    targets: where Probes go. max_message_bytes, ring_frames: what the device can take. polled: no frame is taken while
+    flash is written, so no more may be outstanding. ahead_bytes: RAM for what follows an erase block. entropy: random.
     """
 
     def __init__(
@@ -252,7 +251,12 @@ class RestoreSession:
     def _install(self, target: SealedGeneration, now_s: float) -> None:
         """Compare the flash with the generation to be restored, and begin to fetch what differs."""
         self._installation = Installation(
-            self._device, target, before=self._record, decision=self._decision, ahead_bytes=self._ahead_bytes
+            self._device,
+            target,
+            before=self._record,
+            found=None if self._flash_changed else self._findings,
+            decision=self._decision,
+            ahead_bytes=self._ahead_bytes,
         )
         self._events.append(self._installation.summary)
         self._fetch_component(self._installation, now_s)

@@ -36,7 +36,7 @@ USUAL_MEMORY_BLOCKS = 4096
 """The usual loss is forgotten so slowly: the path may get better."""
 SHRINK = 15 / 16
 """After an overflow: this part of what fitted through."""
-CALM_ROUNDS = 50
+CALM_ROUNDS = 80
 """Since the last overflow, until the window grows by one block a round; as CUBIC, slowly near where it overflowed."""
 GRACE_WINDOWS = 2
 """After a trial, until losses count again."""
@@ -64,7 +64,6 @@ class Window:
         # Of the round.
         self._round_ends_at = 0
         self._shortest_s = float("inf")
-        self._total_s, self._delivered = 0.0, 0
         self._limited = False
         # Of the delay. _sizes: of the two rounds before, of which the older one made the delay that is seen now.
         self._base_s = float("inf")
@@ -93,8 +92,6 @@ class Window:
         self._next_place = next_place
         self._limited = self._limited or limited
         self._shortest_s = min(self._shortest_s, rtt_s)
-        self._total_s += rtt_s
-        self._delivered += 1
         nothing_bounds_it = rtt_s < self._base_s + SLACK_S / 2 and self._excess < 1 and not self._trial_left
         if self._starting and limited and nothing_bounds_it:
             self._resize(self._size + 1)
@@ -123,14 +120,14 @@ class Window:
         self._size = float(min(max(size, self._least), self._max))
 
     def _end_round(self) -> None:
-        shortest_s, mean_s, limited = self._shortest_s, self._total_s / self._delivered, self._limited
-        self._shortest_s, self._total_s, self._delivered, self._limited = float("inf"), 0.0, 0, False
+        shortest_s, limited = self._shortest_s, self._limited
+        self._shortest_s, self._limited = float("inf"), False
         # With the least window the queue is our own no more: whatever the round trip is now, it is the path's.
         self._base_s = shortest_s if self._size <= self._least else min(self._base_s, shortest_s)
-        room = self._sizes[0] * (self._base_s + SLACK_S) / max(shortest_s, 1e-6)
+        rate = self._sizes[0] / max(shortest_s, 1e-6)
+        room = rate * (self._base_s + SLACK_S)
         if self._ring:
-            under_way = self._sizes[0] * self._base_s / max(mean_s, 1e-6)
-            room = min(room, max(self._ring, under_way + self._ring / 2))
+            room = min(room, max(self._ring, rate * self._base_s + self._ring / 2))
         self._sizes = (self._sizes[1], self._size)
         if self._starting and shortest_s < self._base_s + SLACK_S / 2:
             return
