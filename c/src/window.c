@@ -13,7 +13,7 @@
 #define MAX_TIMEOUT (2 * UB_SECOND)
 #define INITIAL_BLOCKS 10u	/* RFC 6928 */
 #define MIN_BLOCKS 4u		/* enough for losses to show by later arrivals */
-#define SLACK_US 8000u		/* queueing that is never held against the path */
+#define SLACK_US 6000u		/* queueing that is never held against the path */
 #define MAX_ROUND_TRIP (4 * UB_SECOND)	/* longer ones count as this long: times 64 it fits 32 bits */
 #define LOSS_MEMORY 256u	/* blocks that loss is averaged over */
 #define USUAL_MEMORY 4096u	/* the usual loss is forgotten so slowly */

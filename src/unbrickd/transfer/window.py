@@ -17,7 +17,7 @@ INITIAL_BLOCKS = 10
 """RFC 6928."""
 MIN_BLOCKS = 4
 """Enough for losses to show by later arrivals."""
-SLACK_S = 0.008
+SLACK_S = 0.006
 """Queueing that is never held against the path: scheduling and interrupts of both ends."""
 EXCESS_LOSS = 3 / 64
 EXCESS_PART = 0.25
