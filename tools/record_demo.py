@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs `unbrickd demo` in a real terminal (a pty) and writes what is on its screen at the end as docs/demo.svg.
 
-    .venv/bin/python tools/record_demo.py
+    .venv/bin/python -m tools.record_demo
 
 Needs a POSIX system; uses only what the program itself depends on.
 """
@@ -11,14 +11,13 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
-import re
 import struct
 import sys
 import termios
 from pathlib import Path
 
-from rich.console import Console
 from rich.text import Text
+from tools.recording import draw
 
 COLUMNS, ROWS = 100, 60
 TARGET = Path(__file__).parent.parent / "docs" / "demo.svg"
@@ -73,12 +72,7 @@ def main() -> int:
     if code:
         print(written, file=sys.stderr)
         return code
-    console = Console(record=True, width=COLUMNS, file=open(os.devnull, "w"), color_system="truecolor")  # noqa: SIM115, PTH123
-    for line in screen(written):
-        console.print(Text.from_ansi(line))
-    picture = re.sub(r"@font-face \{.*?\}\s*", "", console.export_svg(title="make demo"), flags=re.DOTALL)
-    TARGET.write_text(picture, encoding="utf-8")
-    print(f"wrote {TARGET.name}")
+    draw(map(Text.from_ansi, screen(written)), TARGET, title="make demo", columns=COLUMNS)
     return 0
 
 

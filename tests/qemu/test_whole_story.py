@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.qemu.bench import LAYOUT, MODEL, Bench, Laboratory, Stopwatch, record_of, serving, software_of
+from tests.qemu.bench import LAYOUT, MODEL, Bench, Laboratory, Stopwatch, named, record_of, serving, software_of
 from tests.qemu.healing import erase_blocks, recovery_variables, watch
 from tools.lab.console import Shell
 from tools.lab.cpio import initramfs
@@ -91,17 +91,24 @@ class Silent(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-def told(shell: Shell, what: str, generation: int) -> dict[str, JsonValue]:
-    """What the agent says of this generation, once it does."""
+def backup_of(generation: int, shell: Shell) -> dict[str, JsonValue]:
+    """How the agent says that its backup of this generation ended, once it has."""
     deadline_s = time.monotonic() + PATIENCE_S
     while True:
         said = shell.check("grep -v Uploading /run/agent.log; true")
-        for line in said.splitlines():
-            event = json.loads(line) if line.startswith("{") else {}
-            details: dict[str, JsonValue] = event.get("outcome", event)
-            if event.get("event") == what and details["generation"] == generation:
-                return details
-        assert time.monotonic() < deadline_s, f"the agent has not told {what} of generation {generation}:\n{said}"
+        events = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+        for ended in named(events, "BackupEnded"):
+            outcome = ended["outcome"]
+            if isinstance(outcome, dict) and outcome["generation"] == generation:
+                return outcome
+        assert time.monotonic() < deadline_s, f"no backup of generation {generation} has ended:\n{said}"
+        time.sleep(POLL_S)
+
+
+def until_good(flash: FlashFile, keys: DeviceKeys) -> None:
+    deadline_s = time.monotonic() + PATIENCE_S
+    while (loaded := record_of(flash, keys)) is None or not loaded.is_good:
+        assert time.monotonic() < deadline_s, "it was never good"
         time.sleep(POLL_S)
 
 
@@ -120,7 +127,7 @@ def test_gateway_backed_up_through_its_owners_changes_is_healed_with_all_of_them
     def backed_up(shell: Shell, generation: int, why: str) -> Sequence[JsonValue]:
         """Which components the agent uploaded."""
         began_s = time.monotonic()
-        outcome = told(shell, "BackupEnded", generation)
+        outcome = backup_of(generation, shell)
         uploaded = outcome["uploaded"]
         assert outcome["ending"] == "committed" and isinstance(uploaded, list)
         stopwatch.note(f"backup {why}, {outcome['payload_bytes']} bytes", time.monotonic() - began_s)
@@ -151,7 +158,7 @@ def test_gateway_backed_up_through_its_owners_changes_is_healed_with_all_of_them
             shell = Shell(console)
             assert shell.check("cat /etc/hostname /etc/version") == "attic\n2.0\n"
             assert backed_up(shell, 3, "after an upgrade") == ["firmware"]
-            told(shell, "ProvedGood", 3)
+            until_good(flash, keys)
 
         healthy = {region: flash.read(region) for region in (IDENTITY, FIRMWARE, CONFIG)}
         assert healthy[FIRMWARE].startswith(new) and healthy[CONFIG].startswith(OWNERS.encode())

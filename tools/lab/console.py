@@ -40,12 +40,13 @@ class Ran:
 
 
 class Console:
-    """The program of `words`; a context manager. log: where all that it says is written."""
+    """The program of `words`; a context manager. log: where all that it says is written, each line with its seconds."""
 
     def __init__(self, words: Sequence[str | Path], *, log: Path) -> None:
         self._name = Path(words[0]).name
         self._log = log.open("wb")
         self._unread = b""
+        self._line_begins = True
         self._started_s = time.monotonic()
         self._process = subprocess.Popen(
             [*_DIES_WITH_US, *(str(word) for word in words)],
@@ -131,10 +132,15 @@ class Console:
         octets = os.read(self._process.stdout.fileno(), 1 << 16)
         if not octets:
             raise ConsoleError(f"{self._name} ended; it said:{self._end()}")
-        self._log.write(octets)
-        self._log.flush()
+        self._write_log(octets)
         self._unread += octets
         return True
+
+    def _write_log(self, octets: bytes) -> None:
+        stamp = b"%8.3f  " % self.up_s
+        self._log.write(stamp * self._line_begins + re.sub(rb"(?s)\n(?=.)", b"\n" + stamp, octets))
+        self._log.flush()
+        self._line_begins = octets.endswith(b"\n")
 
     def _end(self) -> str:
         return "\n" + self.unread[-_SHOWN_CHARACTERS:]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import subprocess
@@ -54,6 +55,14 @@ def test_expect_takes_what_was_matched_and_leaves_the_rest(console: Console, tmp
     with pytest.raises(ConsoleError, match="within 0 s"):
         console.expect("alpha", timeout_s=0)
     assert b"alpha beta gamma" in (tmp_path / "log").read_bytes()
+
+
+def test_log_has_the_seconds_of_every_line(console: Console, tmp_path: Path) -> None:
+    console.type("printf 'one\\ntwo\\n\\nthr'; printf 'ee\\n'; echo end\n")
+    console.expect("end", timeout_s=10)
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert [re.sub(r"^ +\d+\.\d{3}  ", "", line) for line in lines] == ["one", "two", "", "three", "end"]
+    assert all(re.match(r" +\d+\.\d{3}  ", line) for line in lines)
 
 
 def test_expect_program_ended_raises_with_what_it_said(console: Console) -> None:
