@@ -88,23 +88,48 @@ static int erase(struct unbrickd *ub, uint8_t part, uint32_t offset, uint32_t le
 	return ub->stopped ? UNBRICKD_E_STOP : result(ub, ub->io->erase(ub->config->app, part, offset, length));
 }
 
+static bool is_blank(const uint8_t *octets, uint32_t length)
+{
+	while (length && *octets == 0xFF) {
+		octets++;
+		length--;
+	}
+	return !length;
+}
+
 int ub_program_pages(struct unbrickd *ub, uint8_t part, uint32_t offset, const uint8_t *from, uint32_t length)
 {
 	uint32_t most = ub->config->program_bytes ? ub->config->program_bytes : PAGE;
 	int error = UNBRICKD_OK;
 
 	while (length && !error) {
-		uint32_t size = ub_min(length, most - offset % most), i = 0;
+		uint32_t size = ub_min(length, most - offset % most);
 
-		while (i < size && from[i] == 0xFF)
-			i++;
-		if (i < size && ub->stopped)
-			error = UNBRICKD_E_STOP;
-		else if (i < size)
-			error = result(ub, ub->io->program(ub->config->app, part, offset, from, size));
+		if (!is_blank(from, size))
+			error = ub->stopped ? UNBRICKD_E_STOP :
+					      result(ub, ub->io->program(ub->config->app, part, offset, from, size));
 		offset += size;
 		from += size;
 		length -= size;
+	}
+	return error;
+}
+
+int ub_read_back(struct unbrickd *ub, uint8_t part, uint32_t offset, const uint8_t *octets, uint32_t length)
+{
+	uint8_t page[PAGE];
+	int error = UNBRICKD_OK;
+
+	while (length && !error) {
+		uint32_t size = ub_min(length, PAGE);
+
+		error = ub_read(ub, part, offset, page, size);
+		if (!error && !(octets ? !memcmp(page, octets, size) : is_blank(page, size)))
+			error = UNBRICKD_E_VERIFY;
+		offset += size;
+		length -= size;
+		if (octets)
+			octets += size;
 	}
 	return error;
 }
@@ -114,21 +139,9 @@ enum state { NEITHER, BLANK, RIGHT };
 /* How the erase block compares with what it is to hold. What cannot be read is neither: erasing may mend it. */
 static enum state look(struct unbrickd *ub, uint8_t part, const struct ub_erase_block *block, const uint8_t *octets)
 {
-	bool right = true, blank = true;
-	uint8_t page[PAGE];
-	uint32_t at, i;
-
-	for (at = 0; at < block->size; at += PAGE) {
-		uint32_t size = ub_min(PAGE, block->size - at);
-
-		if (ub_read(ub, part, block->offset + at, page, size))
-			return NEITHER;
-		for (i = 0; i < size; i++) {
-			right = right && page[i] == (octets ? octets[at + i] : 0xFF);
-			blank = blank && page[i] == 0xFF;
-		}
-	}
-	return right ? RIGHT : blank ? BLANK : NEITHER;
+	if (!ub_read_back(ub, part, block->offset, octets, block->size))
+		return RIGHT;
+	return octets && !ub_read_back(ub, part, block->offset, NULL, block->size) ? BLANK : NEITHER;
 }
 
 /* From the last page to the first, so that what begins with a magic is not there before all of it is. */

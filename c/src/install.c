@@ -97,13 +97,12 @@ static int begin_writing(struct unbrickd *ub, const struct ub_manifest *m, const
 	return ub_write_erase_block(ub, m->id, block, NULL);
 }
 
-/* Program a piece of it, and read that back, over what it was. Ascending: what of an erase block is written makes room in the ring. */
+/* Program a piece of it, and read that back. Ascending: what of an erase block is written makes room in the ring. */
 static int write_piece(struct unbrickd *ub, const struct ub_manifest *m, const struct ub_erase_block *block)
 {
 	struct ub_fetch *f = &ub->fetch;
 	uint32_t length = ub_min(STEP, ub->receiver.head.length - f->written);
 	uint8_t *octets = ub_receiver_head(&ub->receiver, f->written, &length);
-	uint32_t crc;
 	int error;
 
 	/* The image ends within a page: fill that. Behind the last of a stream there is room. */
@@ -113,20 +112,17 @@ static int write_piece(struct unbrickd *ub, const struct ub_manifest *m, const s
 		memset(octets + length, 0xFF, fill);
 		length += fill;
 	}
-	crc = ub->io->crc32(0, octets, length);
 	error = ub_program_pages(ub, m->id, block->offset + f->written, octets, length);
 	if (!error)
-		error = ub_read(ub, m->id, block->offset + f->written, octets, length);
-	if (error)
-		return error;
-	if (ub->io->crc32(0, octets, length) != crc) {
-		if (f->is_second_try)
-			return UNBRICKD_E_VERIFY;
+		error = ub_read_back(ub, m->id, block->offset + f->written, octets, length);
+	if (error == UNBRICKD_E_VERIFY && !f->is_second_try) {
 		f->is_second_try = true;
 		f->is_writing = false;
 		ub_receiver_reject(&ub->receiver);
 		return UNBRICKD_OK;
 	}
+	if (error)
+		return error;
 	f->written += length;
 	ub->receiver.released += length;
 	return UNBRICKD_OK;

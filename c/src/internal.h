@@ -225,6 +225,8 @@ bool ub_covers(const struct unbrickd_geometry *geometry, const struct ub_manifes
 int ub_read(struct unbrickd *ub, uint8_t part, uint32_t offset, uint8_t *to, uint32_t length);
 /* Program what is erased, ascending; pages that are to stay blank are passed over. */
 int ub_program_pages(struct unbrickd *ub, uint8_t part, uint32_t offset, const uint8_t *from, uint32_t length);
+/* UNBRICKD_E_VERIFY unless flash holds these, or nothing if NULL. */
+int ub_read_back(struct unbrickd *ub, uint8_t part, uint32_t offset, const uint8_t *octets, uint32_t length);
 /* Make the erase block hold `octets`, all of it, or nothing if NULL; read back. A power cut leaves it undefined. */
 int ub_write_erase_block(struct unbrickd *ub, uint8_t part, const struct ub_erase_block *block, const uint8_t *octets);
 
