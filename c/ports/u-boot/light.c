@@ -32,13 +32,18 @@ void ubp_light_refresh(struct ubp *p, u64 now_us)
 {
 	u32 ms = (u32)lldiv(now_us - p->light_since_us, 1000);
 
-	if (IS_ENABLED(CONFIG_LED) && p->led)
-		led_set_state(p->led, unbrickd_light_is_on(p->light, ms) ? LEDST_ON : LEDST_OFF);
+	enum led_state_t state = unbrickd_light_is_on(p->light, ms) ? LEDST_ON : LEDST_OFF;
+
+	if (!IS_ENABLED(CONFIG_LED) || !p->led || (int)state == p->led_state)
+		return;	/* this is called for every frame */
+	led_set_state(p->led, state);
+	p->led_state = state;
 }
 
 void ubp_light_setup(struct ubp *p)
 {
 	p->io.light = show;
+	p->led_state = -1;
 	if (IS_ENABLED(CONFIG_LED) && *CONFIG_UNBRICKD_LED && led_get_by_label(CONFIG_UNBRICKD_LED, &p->led)) {
 		printf("unbrickd: there is no light %s\n", CONFIG_UNBRICKD_LED);
 		p->led = NULL;

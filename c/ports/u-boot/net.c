@@ -15,8 +15,7 @@
 
 #include "port.h"
 
-#define TICK_MS 50u		/* the light blinks no faster than every 100 ms */
-#define BUSY_MS 200u		/* at most without a look for Ctrl-C */
+#define BUSY_MS 50u		/* at most without a look for Ctrl-C */
 #define RETRY_MS 1000u		/* no card, no carrier: perhaps there is later */
 #define MAX_MESSAGE 1472	/* UDP payload of an Ethernet frame */
 
@@ -80,41 +79,32 @@ static void send(void *app, const struct unbrickd_peer *to, const u8 *message, u
 	net_ip = ours;
 }
 
-/* Let the core do what is due; how long it has nothing to do then, at most. False: it is done. */
-static bool turn(struct ubp *p, ulong *wait_ms)
+/* Let the core do what is due. False: it is done. */
+static bool turn(struct ubp *p)
 {
-	u64 now_us = get_timer_us(0), wake_us = now_us;
+	u64 now_us = get_timer_us(0), wake_us;
 
 	if (!p->error)
 		p->error = unbrickd_poll(p->core, now_us, &wake_us);
 	ubp_light_refresh(p, now_us);
-	now_us = get_timer_us(0);
-	*wait_ms = wake_us <= now_us ? 0 : 1 + (ulong)min_t(u64, wake_us - now_us, TICK_MS * 1000) / 1000;
 	return !p->error && !unbrickd_boots(p->core);
 }
 
-static void go_on(void);
-
-static void come_back(bool goes_on, ulong wait_ms)
-{
-	if (goes_on)
-		net_set_timeout_handler(max(wait_ms, 1ul), go_on);	/* 0 would be never */
-	else
-		net_set_state(NETLOOP_SUCCESS);	/* FAIL would obey `netretry` and may change the card */
-}
-
 /*
- * While flash is written, step by step, the card is emptied here between two steps: what was asked for comes in
- * meanwhile. U-Boot's own loop does it now and then, which looks for Ctrl-C, but takes two milliseconds to come back.
+ * The card is emptied here, between two steps of writing flash too: what was asked for comes in meanwhile. U-Boot's own
+ * loop looks for Ctrl-C and feeds the watchdog now and then, but takes two milliseconds to come back.
  */
 static void go_on(void)
 {
-	ulong since = get_timer(0), wait_ms;
+	ulong since = get_timer(0);
 	bool goes_on;
 
-	while ((goes_on = turn(running, &wait_ms)) && !wait_ms && get_timer(since) < BUSY_MS)
+	while ((goes_on = turn(running)) && get_timer(since) < BUSY_MS)
 		eth_rx();
-	come_back(goes_on, wait_ms);
+	if (goes_on)
+		net_set_timeout_handler(1, go_on);
+	else
+		net_set_state(NETLOOP_SUCCESS);	/* FAIL would obey `netretry` and may change the card */
 }
 
 static void on_packet(uchar *packet, unsigned int port, struct in_addr from, unsigned int from_port, unsigned int length)
@@ -123,8 +113,6 @@ static void on_packet(uchar *packet, unsigned int port, struct in_addr from, uns
 	struct ip_udp_hdr *header = (struct ip_udp_hdr *)(packet - IP_UDP_HDR_SIZE);
 	bool broadcast = net_read_ip(&header->ip_dst).s_addr == 0xFFFFFFFF;
 	struct unbrickd_peer peer;
-	ulong wait_ms;
-	bool goes_on;
 
 	/* An answer to no single card would go to all, or make U-Boot ask with ARP and wait. */
 	if (port != UNBRICKD_DEVICE_PORT || !is_valid_ethaddr(frame->et_src) || running->error)
@@ -138,8 +126,7 @@ static void on_packet(uchar *packet, unsigned int port, struct in_addr from, uns
 		/* An Announce. A strict firewall drops our Probe, but now its host learns us, and asks us (protocol.md, 1). */
 		arp_raw_request(net_ip, net_null_ethaddr, from);
 	running->error = unbrickd_receive(running->core, &peer, packet, length, get_timer_us(0));
-	goes_on = turn(running, &wait_ms);
-	come_back(goes_on, wait_ms);
+	turn(running);
 }
 
 /*
@@ -190,14 +177,14 @@ int ubp_net_run(struct ubp *p)
 
 	running = p;
 	while (!p->error && !unbrickd_boots(p->core)) {
-		ulong since, wait_ms;
+		ulong since;
 		int error = udp_loop(&ops);
 
 		p->on_line = false;
 		if (error == -EINTR)
 			return error;
 		/* What may boot as it is does so in the end, network or not. */
-		for (since = get_timer(0); error < 0 && turn(p, &wait_ms) && get_timer(since) < RETRY_MS;) {
+		for (since = get_timer(0); error < 0 && turn(p) && get_timer(since) < RETRY_MS;) {
 			if (ctrlc())
 				return -EINTR;
 			mdelay(1);

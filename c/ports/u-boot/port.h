@@ -29,6 +29,7 @@ struct ubp {
 	struct unbrickd_peer target[2];
 	u8 random[32];
 	struct udevice *led;
+	int led_state;		/* as it was set last; -1: it was not */
 	enum unbrickd_light light;
 	u64 light_since_us;
 	enum unbrickd_reason reason;	/* of the last check */
