@@ -23,7 +23,8 @@
 #define ALARM_BLOCKS 4u		/* so many more lost than that, and a quarter of the window */
 #define TRIAL_BLOCKS 128u
 #define TRIAL_LOSSES 8u		/* a trial lasts until so many are to be expected if they are random */
-#define CALM_SHIFT 11		/* 80 rounds after the last overflow the window grows by a block a round */
+#define CALM_SHIFT 9		/* 50 rounds after the last overflow the window grows by a block a round */
+#define CALM_FOR_EVER 100	/* before the first: delay ended the doubling, maybe a busy host's */
 #define LOSSY_Q20 (ONE_Q20 / 200)	/* from here on each request is sent twice; the sender serves it once */
 
 static void resize(struct ub_window *w, uint32_t size_q8)
@@ -38,6 +39,7 @@ void ub_window_start(struct ub_window *w, uint32_t max_blocks)
 	w->size_q8 = ub_min(INITIAL_BLOCKS, max_blocks) << 8;
 	w->before_q8[0] = w->before_q8[1] = w->size_q8;
 	w->starting = true;
+	w->calm_rounds = CALM_FOR_EVER;
 	w->shortest_us = w->base_us = MAX_ROUND_TRIP;
 }
 

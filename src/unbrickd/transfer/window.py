@@ -36,8 +36,10 @@ USUAL_MEMORY_BLOCKS = 4096
 """The usual loss is forgotten so slowly: the path may get better."""
 SHRINK = 15 / 16
 """After an overflow: this part of what fitted through."""
-CALM_ROUNDS = 80
+CALM_ROUNDS = 50
 """Since the last overflow, until the window grows by one block a round; as CUBIC, slowly near where it overflowed."""
+CALM_FOR_EVER = 2 * CALM_ROUNDS
+"""Before the first: what ended the doubling was delay, which may have been a busy host's."""
 GRACE_WINDOWS = 2
 """After a trial, until losses count again."""
 
@@ -68,7 +70,7 @@ class Window:
         # Of the delay. _sizes: of the two rounds before, of which the older one made the delay that is seen now.
         self._base_s = float("inf")
         self._sizes = (self._size, self._size)
-        self._calm_rounds = 0
+        self._calm_rounds = CALM_FOR_EVER
         # Of the loss. Blocks before _counts_from were asked for with another window.
         self._usual_loss = 0.0
         self._counts_from = 0

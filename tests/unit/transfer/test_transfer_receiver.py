@@ -298,8 +298,11 @@ def test_window_grows_while_the_round_trip_stays_and_shrinks_when_it_grows() -> 
 
     rounds(3, 0.01)
     assert window.blocks == 8 * INITIAL_BLOCKS
-    rounds(30, 0.05)
-    assert window.blocks == MIN_BLOCKS
+    sizes = []
+    for _ in range(30):
+        rounds(1, 0.05)
+        sizes.append(window.blocks)
+    assert min(sizes) == MIN_BLOCKS, "from there on, this is the path's round trip"
 
 
 def test_window_never_exceeds_the_ring() -> None:
