@@ -20,7 +20,6 @@ from tools.lab.steps import cache, run, say
 RELEASE = "bookworm"
 """Debian 12: U-Boot 2023.01, Linux 6.1 and Python 3.11 are its versions."""
 _SUITES = {RELEASE, f"{RELEASE}-updates", f"{RELEASE}-security"}
-FOREIGN = ("armhf", "arm64")
 _FIELD = re.compile(r"^([A-Za-z-]+):[ \t]*(.*(?:\n[ \t].*)*)", re.MULTILINE)
 _ONE_LINE = re.compile(r"deb\s+(?P<options>\[[^]]*\]\s+)?(?P<uri>\S+)\s+(?P<suite>\S+)\s+(?P<components>.+)")
 
@@ -64,15 +63,18 @@ def _machine_sources() -> str:
 
 
 @functools.cache
-def _state() -> Path:
-    """The folder of our apt, its lists fetched once a run. Raises LabError on any other system than Debian 12."""
+def _state(architectures: tuple[str, ...]) -> Path:
+    """The folder of our apt, its lists fetched once a run. Raises LabError on any other system than Debian 12.
+
+    One for the machine's own packages, another for foreign ones: a release of which one list is broken gives none.
+    """
     release = Path("/etc/os-release")
     if f"VERSION_CODENAME={RELEASE}" not in (release.read_text().splitlines() if release.is_file() else []):
         raise LabError(
             "the laboratory is made from packages of Debian 12 (bookworm), and this is another system",
             hint="run it in a container of Debian 12; everything else of unbrickd runs anywhere",
         )
-    state = cache() / "apt"
+    state = cache() / "-".join(("apt", *architectures))
     for name in ("lists/partial", "archives/partial", "sources"):
         (state / name).mkdir(parents=True, exist_ok=True)
     sources = _machine_sources()
@@ -81,13 +83,13 @@ def _state() -> Path:
     (state / "sources" / "lab.sources").write_text(sources)
     say("fetching package lists")
     try:
-        _apt_in(state, ["update"], folder=state)
+        _apt_in(state, architectures, ["update"], folder=state)
     except LabError as error:  # one list of many may fail; what is missing then shows when it is asked for
         say("; ".join(re.findall(r"^E: (.*)", str(error), re.MULTILINE)))
     return state
 
 
-def _apt_in(state: Path, words: list[str], *, folder: Path) -> str:
+def _apt_in(state: Path, architectures: tuple[str, ...], words: list[str], *, folder: Path) -> str:
     options = {
         "Dir::Etc::sourcelist": "/dev/null",
         "Dir::Etc::sourceparts": str(state / "sources"),
@@ -99,13 +101,13 @@ def _apt_in(state: Path, words: list[str], *, folder: Path) -> str:
     }
     native = run(["dpkg", "--print-architecture"], folder=folder).strip()
     # A name that ends in :: adds to a list.
-    architectures = [f"-oAPT::Architectures::={name}" for name in (native, *FOREIGN)]
-    arguments = [*architectures, *(f"-o{name}={value}" for name, value in options.items())]
+    arguments = [f"-oAPT::Architectures::={name}" for name in (native, *architectures)]
+    arguments += [f"-o{name}={value}" for name, value in options.items()]
     return run(["apt-get", "--quiet", *arguments, *words], folder=folder, env={"DEBIAN_FRONTEND": "noninteractive"})
 
 
-def _apt(*words: str, folder: Path) -> str:
-    return _apt_in(_state(), list(words), folder=folder)
+def _apt(*words: str, folder: Path, architectures: tuple[str, ...] = ()) -> str:
+    return _apt_in(_state(architectures), architectures, list(words), folder=folder)
 
 
 def installed(package: str) -> bool:
@@ -135,7 +137,9 @@ def unpack(packages: Iterable[str], into: Path) -> list[str]:
     """Unpack packages (name or name:architecture) without installing them; returns what was taken, with versions."""
     folder = into.with_name(f"{into.name}.debs")
     folder.mkdir()
-    _apt("download", *packages, folder=folder)
+    names = list(packages)
+    foreign = tuple(sorted({name.partition(":")[2] for name in names if ":" in name}))
+    _apt("download", *names, folder=folder, architectures=foreign)
     taken = sorted(folder.glob("*.deb"))
     for package in taken:
         run(["dpkg-deb", "--extract", package, into], folder=folder)
