@@ -391,7 +391,7 @@ struct ub_window {
 	bool starting, limited;
 	uint32_t next_place;		/* of the next block asked for: its number in the order of request */
 	uint32_t round_ends_at, counts_from;
-	uint32_t shortest_us, base_us;
+	uint32_t shortest_us, last_us, base_us;	/* last: the shortest of the round before (window.py says why it counts) */
 	uint32_t before_q8[2];		/* of the two rounds before: the older one made the delay that is seen now */
 	uint32_t calm_rounds;
 	uint32_t loss_q20, usual_loss_q20;

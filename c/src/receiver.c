@@ -240,24 +240,25 @@ static uint32_t batch_of(const struct ub_receiver *r)
 	return ub_pieces(ub_min(ub_window_blocks(&r->window), r->ring_blocks), BATCHES);
 }
 
+/* How many blocks can be asked for now: window and ring have room for them. */
 static uint32_t room_of(const struct ub_receiver *r)
 {
+	uint32_t left = r->stream_bytes - r->asked, free = r->released + r->ring_bytes - r->asked;
+	uint32_t takes = r->lost_count + ub_pieces(ub_min(left, free), r->block_bytes);
 	uint32_t blocks = ub_window_blocks(&r->window);
 
-	return blocks > r->flight_count ? blocks - r->flight_count : 0;
+	return blocks > r->flight_count ? ub_min(takes, blocks - r->flight_count) : 0;
 }
 
 bool ub_receiver_is_due(struct ub_receiver *r)
 {
-	uint32_t left = r->stream_bytes - r->asked, free = r->released + r->ring_bytes - r->asked;
-	uint32_t wanted, takes;
+	uint32_t wanted;
 
 	if (!r->flight_count && !r->lost_count)
 		r->quiet_since_us = (uint32_t)r->storage.ub->now_us;
 	expire(r);
-	wanted = r->lost_count + ub_pieces(left, r->block_bytes);
-	takes = r->lost_count + ub_pieces(ub_min(left, free), r->block_bytes);
-	return !r->flight_count || ub_min(takes, room_of(r)) >= ub_min(wanted, batch_of(r));
+	wanted = r->lost_count + ub_pieces(r->stream_bytes - r->asked, r->block_bytes);
+	return !r->flight_count || room_of(r) >= ub_min(wanted, batch_of(r));
 }
 
 /* Takes the next block to ask for: lost ones, then new ones. NULL: there is none, or no room for it. */
@@ -288,10 +289,12 @@ static struct ub_block *next_wanted(struct ub_receiver *r)
 
 uint32_t ub_receiver_request(struct ub_receiver *r)
 {
-	uint32_t room = ub_min(room_of(r), batch_of(r)), ranges = 0, end = 0;
+	uint32_t room = room_of(r), ranges = 0, end = 0;
 	uint8_t *head = r->storage.ub->writer.octets + UB_HEADER, *size = head;
 	const struct ub_block *block;
 
+	/* By halves: blocks of a busy server come many at once, and requests are what costs it. */
+	room = ub_min(room, ub_max(batch_of(r), ub_pieces(room, 2)));
 	ub_begin(r->storage.ub, UB_BLOCK_REQUEST);
 	ub_add(r->storage.ub, r->request + 1);
 	ub_add(r->storage.ub, 0);

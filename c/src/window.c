@@ -40,7 +40,7 @@ void ub_window_start(struct ub_window *w, uint32_t max_blocks)
 	w->before_q8[0] = w->before_q8[1] = w->size_q8;
 	w->starting = true;
 	w->calm_rounds = CALM_FOR_EVER;
-	w->shortest_us = w->base_us = MAX_ROUND_TRIP;
+	w->shortest_us = w->last_us = w->base_us = MAX_ROUND_TRIP;
 }
 
 uint32_t ub_window_blocks(const struct ub_window *w)
@@ -151,18 +151,19 @@ static void count(struct ub_window *w, uint32_t place, uint32_t lost)
 
 static void end_round(struct ub_window *w)
 {
-	uint32_t limit_us, room_q8, grown_q8;
+	uint32_t limit_us, room_q8, grown_q8, shortest_us = ub_min(w->shortest_us, w->last_us);
 	bool limited = w->limited;
 
 	/* With the least window the queue is our own no more: whatever the round trip is now, it is the path's. */
-	if (w->size_q8 <= MIN_BLOCKS << 8 || w->shortest_us < w->base_us)
-		w->base_us = w->shortest_us;
+	if (w->size_q8 <= MIN_BLOCKS << 8 || shortest_us < w->base_us)
+		w->base_us = shortest_us;
 	limit_us = w->base_us + SLACK_US;
-	room_q8 = w->before_q8[0] * ub_min((limit_us << 6) / (w->shortest_us / 16 + 1), 1 << 12) >> 10;
+	room_q8 = w->before_q8[0] * ub_min((limit_us << 6) / (shortest_us / 16 + 1), 1 << 12) >> 10;
 	w->before_q8[0] = w->before_q8[1];
 	w->before_q8[1] = w->size_q8;
-	if (w->shortest_us >= limit_us - SLACK_US / 2)
+	if (shortest_us >= limit_us - SLACK_US / 2)
 		w->starting = false;
+	w->last_us = w->shortest_us;
 	w->shortest_us = MAX_ROUND_TRIP;
 	w->limited = false;
 	if (w->starting)

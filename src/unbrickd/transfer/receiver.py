@@ -31,7 +31,8 @@ MIN_REORDERING_PLACES = 3
 when nothing comes for so long that waiting for later arrivals was the mistake."""
 BATCHES_PER_WINDOW = 8
 """A request asks for about this part of what may be outstanding: for no less, so that requests stay few; for no more,
-so that the loss of one leaves others whose blocks show it."""
+so that the loss of one leaves others whose blocks show it. What can be asked for at one instant is asked for by halves:
+blocks of a busy server come many at once, and requests are what costs it."""
 REPEATING_LOSS = 0.005
 """From this loss on, and while it is not known, each request is sent twice, as the loss of one costs a round trip and
 all of its blocks; it is a few bytes for each of them, and the sender serves it once (spec/protocol.md §4.10)."""
@@ -253,10 +254,14 @@ class Receiver:
 
     def _waits(self) -> bool:
         """Whether so little can be asked for now that it had better wait: window or ring will soon have more room."""
-        left = self._starts[-1] - self._next_at
-        wanted = len(self._lost) + -(-left // self._block)
-        takes = len(self._lost) + -(-min(left, self._free_up_to - self._next_at) // self._block)
-        return min(takes, self._window.blocks - len(self._flights)) < min(wanted, self._batch)
+        wanted = len(self._lost) + -(-(self._starts[-1] - self._next_at) // self._block)
+        return min(self._takes, self._window.blocks - len(self._flights)) < min(wanted, self._batch)
+
+    @property
+    def _takes(self) -> int:
+        """Blocks to ask for that the ring has room for."""
+        room_bytes = min(self._starts[-1], self._free_up_to) - self._next_at
+        return len(self._lost) + -(-room_bytes // self._block)
 
     def _count_unwanted(self, request: int, offset: int, length: int) -> None:
         """A block that was not awaited: one that is there already, or one that was never asked for."""
@@ -349,7 +354,8 @@ class Receiver:
 
     def _next_request(self, now_s: float) -> BlockRequest | None:
         """One BlockRequest, and its blocks in flight; None if there is nothing to request, or no room for it."""
-        room = min(self._window.blocks - len(self._flights), self._batch)
+        room = min(self._window.blocks - len(self._flights), self._takes)
+        room = min(room, max(self._batch, -(-room // 2)))
         request = self._request + 1
         ranges: list[tuple[int, int]] = []
         blocks = 0

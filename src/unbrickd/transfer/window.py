@@ -65,7 +65,7 @@ class Window:
         self._timeouts = 0
         # Of the round.
         self._round_ends_at = 0
-        self._shortest_s = float("inf")
+        self._shortest_s = self._last_s = float("inf")
         self._limited = False
         # Of the delay. _sizes: of the two rounds before, of which the older one made the delay that is seen now.
         self._base_s = float("inf")
@@ -122,7 +122,10 @@ class Window:
         self._size = float(min(max(size, self._least), self._max))
 
     def _end_round(self) -> None:
-        shortest_s, limited = self._shortest_s, self._limited
+        # Of the last round too: a busy server sends one block ahead, which shows the path. The next that is asked for then
+        # waits in the server's queue, and a round of such blocks would show nothing else.
+        shortest_s, limited = min(self._shortest_s, self._last_s), self._limited
+        self._last_s = self._shortest_s
         self._shortest_s, self._limited = float("inf"), False
         # With the least window the queue is our own no more: whatever the round trip is now, it is the path's.
         self._base_s = shortest_s if self._size <= self._least else min(self._base_s, shortest_s)

@@ -212,8 +212,17 @@ def test_receiver_data_end_of_an_earlier_request_leaves_later_ones_alone() -> No
     for block in blocks_of(requests[:1]):
         give(r, block, 0.01)
     r.receive_end(request=1, blocks_sent=3, now_s=0.01)
-    r.requests(0.03)
+    r.requests(0.02)
     assert r.stats.blocks_lost == 0
+
+
+def test_receiver_asks_by_halves_for_what_it_can_ask_at_one_instant() -> None:
+    r = receiver(100_000)
+    requests = r.requests(0.0)
+    assert [len(blocks_of([request])) for request in requests] == [5, 3, 2]
+    for block in blocks_of(requests):
+        give(r, block, 0.01)
+    assert len(r.requests(0.01)) <= 4, "blocks that come at one instant are answered by few requests"
 
 
 def test_receiver_in_silence_repeats_with_back_off_and_few_blocks() -> None:
