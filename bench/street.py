@@ -71,7 +71,7 @@ def compiled(folder: Path) -> Path:
     sources = (*sorted(CORE.glob("src/*.c")), *sorted(CORE.glob("crypto/*.c")))
     core: tuple[str | Path, ...] = (f"-I{CORE / 'include'}", f"-I{CORE / 'crypto'}", *sources, "-lcrypto", "-lz")
     for name, more in (("street_client", core), ("street_tftp", ())):
-        run("cc", "-std=c99", "-O2", *warnings, "-o", folder / name, FOLDER / f"{name}.c", *more)
+        run("cc", "-std=c99", "-O3", "-march=native", *warnings, "-o", folder / name, FOLDER / f"{name}.c", *more)
     return folder
 
 

@@ -40,7 +40,8 @@ enum {
 	IDENTITY_BYTES = 2048,
 	SMALL_ERASE_BLOCK = 4096,  /* of boot record and configuration */
 	LARGE_ERASE_BLOCK = 65536, /* of the firmware */
-	PAGE = 256,                /* what the core programs at once */
+	PAGE = 256,                /* which is erased, or as in the image */
+	PROGRAM = 4096,            /* what the core programs at once, as a driver with a buffer of its own takes it */
 	FIRMWARE = 1,              /* component ids */
 	CONFIG = 2,
 	MAX_EVENTS = 256,
@@ -112,6 +113,8 @@ static int flash_read(void *app, uint8_t part, uint32_t offset, uint8_t *to, uin
 	while (length) {
 		uint32_t page = offset / PAGE, size = PAGE - offset % PAGE;
 
+		if (page % 8 == 0 && length >= 8 * PAGE && d->programmed[page / 8] == 0xFF)
+			size = 8 * PAGE; /* only for speed */
 		size = size < length ? size : length;
 		if (d->programmed[page / 8] >> page % 8 & 1)
 			memcpy(to, street.firmware + offset, size);
@@ -127,7 +130,7 @@ static int flash_read(void *app, uint8_t part, uint32_t offset, uint8_t *to, uin
 static int flash_program(void *app, uint8_t part, uint32_t offset, const uint8_t *from, uint32_t length)
 {
 	const struct device *d = app;
-	uint32_t page = offset / PAGE;
+	uint32_t page = offset / PAGE, end = (offset + length) / PAGE;
 
 	if (d->done_us)
 		return UNBRICKD_E_STOP;
@@ -135,9 +138,10 @@ static int flash_program(void *app, uint8_t part, uint32_t offset, const uint8_t
 		memcpy(small_flash(d, part) + offset, from, length);
 		return 0;
 	}
-	if (offset % PAGE || length != PAGE || memcmp(from, street.firmware + offset, length))
+	if (offset % PAGE || length % PAGE || memcmp(from, street.firmware + offset, length))
 		return UNBRICKD_E_FLASH;
-	d->programmed[page / 8] |= (uint8_t)(1u << page % 8);
+	for (; page < end; page++)
+		d->programmed[page / 8] |= (uint8_t)(1u << page % 8);
 	return 0;
 }
 
@@ -286,6 +290,7 @@ static void make_device(struct device *d, int file, const struct unbrickd_peer *
 		.target_count = 1,
 		.targets = server,
 		.max_message_bytes = MESSAGE_BYTES,
+		.program_bytes = PROGRAM,
 		.boot_limit = 3,
 		.wait_ms = 60000,
 	};

@@ -35,7 +35,7 @@ class ServerLimits:
     """
 
     max_sessions: int = 1024
-    max_backups: int = 128
+    max_backups: int = 16
     max_devices: int = 10_000
     accept_new: bool = True
     max_document_bytes: int = MAX_DOCUMENT_BYTES

@@ -112,7 +112,8 @@ class Server:
                 batch = session.next_batch(most)
             except UnbrickdError as error:
                 self._refuse(session.port.key, None, b"", Refusal.of(error))
-                continue
+                batch = None
+            self._turns.sent(session)
             if batch is not None:
                 return batch
         return self._next_reply() if self._replies else None

@@ -46,6 +46,7 @@ def serve(turns: Turns, count: int, *, blocked: frozenset[int] = frozenset()) ->
         session, most = cast(Session, turn[0]), turn[1]
         sent = min(most, session.wanted)
         session.wanted -= sent
+        turns.sent(turn[0])
         served.append((session.name, sent))
     return served
 
@@ -61,21 +62,34 @@ def test_turns_newcomer_gets_one_message_ahead_of_all_and_then_waits_as_they_do(
     turns = Turns()
     queue(turns, Session("a", 1000), Session("b", 1000))
     whole = BATCH_MESSAGES
-    assert serve(turns, 4) == [("a", whole), ("b", 1), ("a", whole), ("b", whole)]
+    assert serve(turns, 3) == [("a", whole), ("b", 1), ("a", whole)], "a newcomer does not even wait for a turn's end"
+    assert serve(turns, 4) == 2 * [("b", whole)] + 2 * [("a", whole)]
     queue(turns, Session("c", 1000))
-    assert serve(turns, 4) == [("c", 1), ("a", whole), ("b", whole), ("c", whole)]
+    assert serve(turns, 5) == [("c", 1)] + 2 * [("b", whole)] + 2 * [("a", whole)]
+    assert serve(turns, 2) == 2 * [("c", whole)]
+
+
+def test_turns_who_was_left_with_nothing_is_ahead_again_with_the_next_request() -> None:
+    turns, brief = Turns(), Session("b", 10)
+    queue(turns, Session("a", 10_000), brief)
+    whole = BATCH_MESSAGES
+    assert serve(turns, 4) == [("a", whole), ("b", 1), ("a", whole), ("b", 9)]
+    for _ in range(3):
+        brief.wanted = 10
+        queue(turns, brief)
+        assert serve(turns, 4) == [("b", 1), ("a", whole), ("a", whole), ("b", 9)]
 
 
 def test_turns_who_asks_for_one_block_at_a_time_is_ahead_once_a_round() -> None:
     turns, sipping = Turns(), Session("s", 1)
     queue(turns, Session("a", 10_000), Session("b", 10_000))
-    serve(turns, 4)
-    served = []
-    for _ in range(9):
+    serve(turns, 5)
+    served = ""
+    for _ in range(15):
         sipping.wanted = 1
         queue(turns, sipping)
-        served += serve(turns, 1)
-    assert [name for name, _ in served] == ["s", "a", "b"] * 3
+        served += serve(turns, 1)[0][0]
+    assert served == "saabb" + "ssaabb" + "ssaa", "ahead of all once, then in its turn"
 
 
 def test_turns_of_a_blocked_channel_are_kept_and_hold_up_nobody() -> None:
