@@ -122,7 +122,7 @@ class Window:
         self._size = float(min(max(size, self._least), self._max))
 
     def _end_round(self) -> None:
-        # Of the last round too: a busy server sends one block ahead, which shows the path. The next that is asked for then
+        # Of two rounds: a busy server sends one block ahead, which shows the path. The next that is asked for then
         # waits in the server's queue, and a round of such blocks would show nothing else.
         shortest_s, limited = min(self._shortest_s, self._last_s), self._limited
         self._last_s = self._shortest_s
