@@ -234,6 +234,17 @@ def test_datagram_socket_where_the_platform_has_none_of_it_sends_and_takes_one_b
     assert received(receiver, target, 4) == cut(octets, 300)
 
 
+@linux_only
+@pytest.mark.parametrize("platform", ["win32", "darwin"])
+def test_datagram_socket_asks_no_other_platform_for_what_is_linux_s(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch, platform: str
+) -> None:
+    monkeypatch.setattr(sys, "platform", platform)
+    sock = opened("127.0.0.1")
+    assert not DatagramSocket(sock, peer_of=peer_of).sends_batches
+    assert sock.getsockopt(socket.IPPROTO_UDP, 104) == 0
+
+
 def test_datagram_socket_receive_stops_at_what_was_wanted(opened: Opened) -> None:
     source, target = opened("127.0.0.1"), opened("127.0.0.1")
     receiver = ours(target)
