@@ -10,24 +10,17 @@ from __future__ import annotations
 
 import random
 import re
-import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pytest
-from tests.qemu.bench import BackedUp, Bench, Stopwatch, record_of
-from tests.qemu.healing import (
-    BOOTING,
-    assert_healed,
-    erase_blocks,
-    healing_bench,
-    restored_in,
-    watch,
-)
-from tools.lab.console import Shell
+from tests.qemu.bench import Laboratory, Stopwatch, record_of
+from tests.qemu.healing import BOOTING, RESTORE_PATIENCE_S, recovery_variables, restored_in
+from tests.qemu.small import ERASE_BLOCKS, Small, bootloader
 from tools.lab.gateway import CONFIG, ENVIRONMENT, ERASE_BLOCK_BYTES, FIRMWARE, RECORD, FlashFile
+from tools.lab.tiny import UP
 
 from unbrickd.cli.demo_process import ServerProcess
 from unbrickd.flash.record import LoadedRecord
@@ -94,12 +87,13 @@ def differing(now: dict[Place, bytes], then: dict[Place, bytes]) -> set[Place]:
 class Tortured:
     """One gateway, its server beside it."""
 
-    def __init__(self, bench: Bench, backed_up: BackedUp, rng: random.Random) -> None:
+    def __init__(self, laboratory: Laboratory, small: Small, flash: FlashFile, rng: random.Random) -> None:
         self.counts = Counts()
-        self._bench = bench
-        self._backed_up = backed_up
-        self._healthy = contents(backed_up.flash)
-        self._environment = bench.flash.read(ENVIRONMENT)
+        self._laboratory = laboratory
+        self._small = small
+        self._flash = flash
+        self._healthy = contents(small.flash)
+        self._environment = flash.read(ENVIRONMENT)
         self._rng = rng
         self._erase_block_s = FIRST_GUESS_S
 
@@ -110,29 +104,28 @@ class Tortured:
             if self._is_restored_before_the_cut():
                 self._assert_healed()
                 self._damage()
-        self.counts.erase_blocks += len(differing(contents(self._bench.flash), self._healthy))
-        with self._bench.bootloader() as console:
-            watch(console)
-            assert Shell(console).check("hostname") == "router7\n"
+        self.counts.erase_blocks += len(differing(contents(self._flash), self._healthy))
+        with bootloader(self._laboratory, self._flash) as console:
+            console.expect(UP, timeout_s=RESTORE_PATIENCE_S)
         self._assert_healed()
 
     def _damage(self) -> None:
         """Erase blocks of the firmware always, the configuration and both copies of the boot record now and then."""
-        rng, flash = self._rng, self._bench.flash
-        flash.damage(FIRMWARE, rng.sample(range(erase_blocks(self._backed_up.image)), rng.randrange(4, 11)), rng)
+        rng, flash = self._rng, self._flash
+        flash.damage(FIRMWARE, rng.sample(range(ERASE_BLOCKS), rng.randrange(4, 11)), rng)
         if rng.random() < 0.3:
             flash.damage(CONFIG, [0], rng)
         if rng.random() < 0.3:
             flash.damage(RECORD, [0, 1], rng)
         else:
             # As if the last boot had come up: it was cut off, and after three of those in a row it would go back.
-            flash.write(RECORD, self._backed_up.flash.read(RECORD))
+            flash.write(RECORD, self._small.flash.read(RECORD))
 
     def _is_restored_before_the_cut(self) -> bool:
         """Switch it on, cut its power some time after it began to restore, and look at what that left."""
-        before, recorded = contents(self._bench.flash), self._record()
+        before, recorded = contents(self._flash), self._record()
         damaged = differing(before, self._healthy)
-        with self._bench.bootloader() as console:
+        with bootloader(self._laboratory, self._flash) as console:
             said = console.expect(rf"(?s)restoring generation 1\r?\n.*?config: [^\n]*\n|{BOOTING}", timeout_s=60)[0]
             if b"restoring" not in said:
                 assert not damaged and recorded is not None, "it boots what is not whole"
@@ -148,7 +141,7 @@ class Tortured:
             console.cut_power()
             restored = restored_in(booting[1].decode() if booting else console.unread)
 
-        after = contents(self._bench.flash)
+        after = contents(self._flash)
         left = differing(after, self._healthy)
         assert left <= damaged, "what was whole is damaged"
         assert set(restored) <= damaged - left and len(set(restored)) == len(restored), "it told what is not so"
@@ -171,15 +164,18 @@ class Tortured:
         return False
 
     def _record(self) -> LoadedRecord | None:
-        return record_of(self._bench.flash, self._backed_up.keys)
+        return record_of(self._flash, self._small.keys)
 
     def _assert_healed(self) -> None:
-        assert_healed(self._bench.flash, self._backed_up, self._environment)
+        assert self._small.differs(self._flash) == [] and self._flash.read(ENVIRONMENT) == self._environment
+        before, after = record_of(self._small.flash, self._small.keys), self._record()
+        assert before is not None and after is not None and after.copies == (True, True)
+        assert after.record.sealed.document == before.record.sealed.document
         self.counts.restored += 1
 
 
 def test_power_cuts_at_random_instants_of_restores_lose_nothing_and_end_healed(
-    backed_up: BackedUp, stopwatch: Stopwatch, tmp_path: Path
+    laboratory: Laboratory, small: Small, stopwatch: Stopwatch, tmp_path: Path
 ) -> None:
     print(f"seed {SEED}: of damage and of instants, which are parts of what an erase block takes here and now")
     began_s = time.monotonic()
@@ -187,10 +183,9 @@ def test_power_cuts_at_random_instants_of_restores_lose_nothing_and_end_healed(
     def torture(number: int) -> Counts:
         folder = tmp_path / str(number)
         folder.mkdir()
-        shutil.copytree(backed_up.store, folder / "store")
-        with ServerProcess(folder / "store", "udp") as server:
-            bench = healing_bench(backed_up, server.address, stopwatch, folder)
-            gateway = Tortured(bench, backed_up, random.Random(f"{SEED} {number}"))
+        with ServerProcess(small.store_copy(folder), "udp") as server:
+            flash = small.flash_copy(folder, **recovery_variables(server.address))
+            gateway = Tortured(laboratory, small, flash, random.Random(f"{SEED} {number}"))
             gateway.run(CUTS // GATEWAYS)
         return gateway.counts
 

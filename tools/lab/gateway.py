@@ -9,6 +9,7 @@ a TAP in a namespace (`lan.py`), where the network is as hostile as a test wants
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +84,7 @@ class FlashFile:
         return cls(path)
 
     def copy(self, path: Path) -> FlashFile:
-        path.write_bytes(self.path.read_bytes())
+        shutil.copyfile(self.path, path)
         return FlashFile(path)
 
     def read(self, region: Region) -> bytes:
