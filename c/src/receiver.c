@@ -15,6 +15,8 @@
 #define MIN_REORDERING 3u	/* places; as TCP's three duplicate acknowledgements (RFC 5681 §3.2) */
 #define BATCHES 8u		/* requests in what may be outstanding: few, but so many that the loss of one leaves others */
 
+#define LARGE_BATCH 8u	/* half a small ring, once the path takes all of it: sending costs a bootloader time */
+
 enum block_state { ASKED, LOST, HELD };
 
 /* Begin at the head, with nothing of it or behind it asked for. What was asked for before does not count any more. */
@@ -78,11 +80,14 @@ uint8_t *ub_receiver_head(const struct ub_receiver *r, uint32_t offset, uint32_t
 
 bool ub_receiver_is_whole(const struct ub_receiver *r)
 {
-	uint32_t i, held = 0;
+	uint32_t left = ub_pieces(r->head.length, r->block_bytes);
 
-	for (i = 0; i < r->block_count && r->storage.blocks[i].state == HELD; i++)
-		held += r->storage.blocks[i].length;
-	return r->head.length && held >= r->head.length;
+	if (!left || left > r->block_count)
+		return false;
+	/* The last comes last, mostly. */
+	while (left && r->storage.blocks[left - 1].state == HELD)
+		left--;
+	return !left;
 }
 
 void ub_receiver_accept(struct ub_receiver *r)
@@ -237,7 +242,10 @@ static void expire(struct ub_receiver *r)
 
 static uint32_t batch_of(const struct ub_receiver *r)
 {
-	return ub_pieces(ub_min(ub_window_blocks(&r->window), r->ring_blocks), BATCHES);
+	uint32_t window = ub_window_blocks(&r->window), blocks = ub_min(window, r->ring_blocks);
+	uint32_t least = window < r->window.max_blocks ? 1 : ub_min(ub_pieces(blocks, 2), LARGE_BATCH);
+
+	return ub_max(ub_pieces(blocks, BATCHES), least);
 }
 
 /* How many blocks can be asked for now: window and ring have room for them. */

@@ -33,6 +33,8 @@ BATCHES_PER_WINDOW = 8
 """A request asks for about this part of what may be outstanding: for no less, so that requests stay few; for no more,
 so that the loss of one leaves others whose blocks show it. What can be asked for at one instant is asked for by halves:
 blocks of a busy server come many at once, and requests are what costs it."""
+LARGE_BATCH_BLOCKS = 8
+"""Half a small ring, once the path takes all of it: sending costs a bootloader time."""
 REPEATING_LOSS = 0.005
 """From this loss on, and while it is not known, each request is sent twice, as the loss of one costs a round trip and
 all of its blocks; it is a few bytes for each of them, and the sender serves it once (spec/protocol.md §4.10)."""
@@ -250,7 +252,9 @@ class Receiver:
 
     @property
     def _batch(self) -> int:
-        return -(-min(self._window.blocks, self._ring_blocks) // BATCHES_PER_WINDOW)
+        blocks = min(self._window.blocks, self._ring_blocks)
+        least = 1 if self._window.blocks < self._max_window else min(-(-blocks // 2), LARGE_BATCH_BLOCKS)
+        return max(-(-blocks // BATCHES_PER_WINDOW), least)
 
     def _waits(self) -> bool:
         """Whether so little can be asked for now that it had better wait: window or ring will soon have more room."""
