@@ -107,6 +107,7 @@ void ub_compare(struct unbrickd *ub)
 		if (part->fits)
 			compare_part(ub, component, i);
 	}
+	ub->is_compared = true;
 }
 
 /* What the boot record says of each component is wanted for the choice, when its document has made room for another. */

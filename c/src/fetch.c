@@ -31,7 +31,7 @@ void ub_fetch_document(struct unbrickd *ub)
 	f->component = UB_RECORD_PART;
 	f->length = ub->offer_document_bytes;
 	memcpy(f->digest, ub->offer_digest, UB_DIGEST);
-	ub->holds_record = false;
+	ub->holds_record = ub->is_compared = false;
 	ub->document_bytes = f->length;
 	begin(ub);
 }

@@ -38,7 +38,8 @@ int ub_install_begin(struct unbrickd *ub)
 
 	if (error)
 		return error;
-	ub_compare(ub);
+	if (!ub->is_compared)
+		ub_compare(ub);
 	for (i = 0; i < ub->generation.count; i++)
 		ub->part[i].choice = (uint8_t)choose(ub, &ub->generation.manifest[i], &ub->part[i]);
 	event = ub_event(ub, UNBRICKD_OFFER_TAKEN, &ub->server.peer);
@@ -92,6 +93,7 @@ static int begin_writing(struct unbrickd *ub, const struct ub_manifest *m, const
 	if (!verify_head(ub, m))
 		return UNBRICKD_E_DIGEST;
 	ub->flash_changed = true;
+	ub->is_compared = false;
 	ub->fetch.is_writing = true;
 	ub->fetch.written = 0;
 	return ub_write_erase_block(ub, m->id, block, NULL);

@@ -547,6 +547,7 @@ struct unbrickd {
 	uint8_t *document;	/* what is being verified, installed or fetched */
 	uint32_t document_room, document_bytes;
 	bool holds_record;	/* that document is the boot record's, opened */
+	bool is_compared;	/* ub->part and the map of damage are of that document and of the flash as it is */
 
 	/* the bootloader */
 	bool offered, booted;

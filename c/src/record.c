@@ -145,7 +145,7 @@ static int open_document_of(struct unbrickd *ub, const struct survey *s)
 	uint32_t length = s->best->numbers[UB_DOCUMENT_BYTES];
 	int error;
 
-	ub->holds_record = false;
+	ub->holds_record = ub->is_compared = false;
 	if (length > ub->document_room)
 		return UNBRICKD_E_CAPACITY;
 	error = ub_read(ub, UB_RECORD_PART, half_at + HEAD, ub->document, length);
