@@ -243,7 +243,7 @@ static void expire(struct ub_receiver *r)
 static uint32_t batch_of(const struct ub_receiver *r)
 {
 	uint32_t window = ub_window_blocks(&r->window), blocks = ub_min(window, r->ring_blocks);
-	uint32_t least = window < r->window.max_blocks ? 1 : ub_min(ub_pieces(blocks, 2), LARGE_BATCH);
+	uint32_t least = window < r->window.max_blocks ? 0 : ub_min(blocks / 2, LARGE_BATCH);
 
 	return ub_max(ub_pieces(blocks, BATCHES), least);
 }

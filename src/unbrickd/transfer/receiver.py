@@ -253,7 +253,7 @@ class Receiver:
     @property
     def _batch(self) -> int:
         blocks = min(self._window.blocks, self._ring_blocks)
-        least = 1 if self._window.blocks < self._max_window else min(-(-blocks // 2), LARGE_BATCH_BLOCKS)
+        least = 0 if self._window.blocks < self._max_window else min(blocks // 2, LARGE_BATCH_BLOCKS)
         return max(-(-blocks // BATCHES_PER_WINDOW), least)
 
     def _waits(self) -> bool:

@@ -225,6 +225,15 @@ def test_receiver_asks_by_halves_for_what_it_can_ask_at_one_instant() -> None:
     assert len(r.requests(0.01)) <= 4, "blocks that come at one instant are answered by few requests"
 
 
+def test_receiver_small_window_at_its_limit_asks_for_half_of_it_at_least() -> None:
+    r = receiver(100_000, window=8)
+    requests = r.requests(0.0)
+    assert [len(blocks_of([request])) for request in requests] == [4, 4]
+    for block in blocks_of(requests)[:3]:
+        give(r, block, 0.01)
+    assert r.requests(0.01) == []
+
+
 def test_receiver_in_silence_repeats_with_back_off_and_few_blocks() -> None:
     r = receiver(100_000)
     asked = [len(blocks_of(r.requests(0.0)))]  # each block once, though a request may stand there twice
