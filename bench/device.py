@@ -17,6 +17,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from bench.memory_flash import MemoryFlash
 from bench.sample import Sample, print_sample
 from unbrickd.adapters.net.device import DeviceLink, open_link
 from unbrickd.agent.agent import Agent, AgentOptions, BackupEnded, Memory
@@ -24,7 +25,7 @@ from unbrickd.agent.session import Ending, Outcome
 from unbrickd.agent.software import DeviceSoftware
 from unbrickd.cli.drive import run_agent, run_bootloader
 from unbrickd.flash.device import ComponentSlot, DeviceFlash
-from unbrickd.flash.interface import ERASED, Flash
+from unbrickd.flash.interface import Flash
 from unbrickd.flash.partition import Partition
 from unbrickd.flash.record import RecordStore
 from unbrickd.model.geometry import Geometry
@@ -35,31 +36,19 @@ from unbrickd.recovery.fetch import AMPLE_AHEAD_BYTES
 from unbrickd.seal.keys import DeviceKeys
 from unbrickd.sim.gateway import VirtualGateway
 from unbrickd.wire import messages as m
-from unbrickd.wire.framing import Octets
+from unbrickd.wire.framing import TYPE_AT, Octets
 from unbrickd.wire.packet import BLOCK_OVERHEAD_BYTES, decode
 
 PATIENCE_S = 300.0
-_TYPE_AT = 3
-"""Of a message (spec/protocol.md §2)."""
 
 
-class PlainFlash:
-    """A flash of plain memory, without delays, wear or faults; its time is not worth a stopwatch."""
+class PlainFlash(MemoryFlash):
+    """What a chip holds, in plain memory; its time is not worth a stopwatch."""
 
     seconds = cpu_s = 0.0
 
     def __init__(self, chip: Flash) -> None:
-        self.geometry = chip.geometry
-        self._octets = bytearray(chip.read(0, self.geometry.total_bytes))
-
-    def read(self, offset_bytes: int, length_bytes: int) -> bytes:
-        return bytes(memoryview(self._octets)[offset_bytes : offset_bytes + length_bytes])
-
-    def program(self, offset_bytes: int, octets: bytes) -> None:
-        self._octets[offset_bytes : offset_bytes + len(octets)] = octets
-
-    def erase(self, offset_bytes: int) -> None:
-        self.program(offset_bytes, bytes([ERASED]) * self.geometry.at(offset_bytes).size_bytes)
+        super().__init__(chip.geometry, chip.read(0, chip.geometry.total_bytes))
 
 
 class WatchedLink:
@@ -78,7 +67,7 @@ class WatchedLink:
         if self.started_s is None and messages:
             self.started_s = time.perf_counter()
         for _, octets in messages:
-            if octets[_TYPE_AT] == m.Type.DATA_BLOCK:
+            if octets[TYPE_AT] == m.Type.DATA_BLOCK:
                 self._blocks_up_bytes += len(octets) - BLOCK_OVERHEAD_BYTES
         self._link.send(messages)
         self.sent_bytes = self._link.sent_bytes
@@ -87,10 +76,10 @@ class WatchedLink:
         received = self._link.receive(timeout_s)
         self.received_bytes = self._link.received_bytes
         for _, octets in received:
-            if octets[_TYPE_AT] == m.Type.DATA_BLOCK:
+            if octets[TYPE_AT] == m.Type.DATA_BLOCK:
                 self._blocks_down += 1
                 self._blocks_down_bytes += len(octets) - BLOCK_OVERHEAD_BYTES
-            elif octets[_TYPE_AT] == m.Type.DATA_END:
+            elif octets[TYPE_AT] == m.Type.DATA_END:
                 packet = decode(octets)
                 if isinstance(packet.message, m.DataEnd):
                     self._server_sent[packet.transfer] = packet.message.blocks_sent

@@ -10,6 +10,7 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.memory_flash import MemoryFlash
 from unbrickd.adapters.store.open import open_vault
 from unbrickd.agent.software import DeviceSoftware, Installed
 from unbrickd.flash.device import ComponentSlot, DeviceFlash
@@ -27,23 +28,6 @@ FIRMWARE, CONFIG = 1, 2
 SMALL_ERASE_BLOCK_BYTES, ERASE_BLOCK_BYTES = 4096, 65536
 IDENTITY_BYTES = 2048
 CONFIG_BYTES = 2000
-
-
-class MemoryFlash:
-    """A flash of plain memory without delays, wear or faults."""
-
-    def __init__(self, length_bytes: int, erase_block_bytes: int) -> None:
-        self.geometry = Geometry.uniform(total_bytes=length_bytes, erase_block_bytes=erase_block_bytes)
-        self.octets = bytearray([ERASED]) * self.geometry.total_bytes
-
-    def read(self, offset_bytes: int, length_bytes: int) -> bytes:
-        return bytes(self.octets[offset_bytes : offset_bytes + length_bytes])
-
-    def program(self, offset_bytes: int, octets: bytes) -> None:
-        self.octets[offset_bytes : offset_bytes + len(octets)] = octets
-
-    def erase(self, offset_bytes: int) -> None:
-        self.program(offset_bytes, bytes([ERASED]) * self.geometry.at(offset_bytes).size_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,12 +58,12 @@ def build(folder: Path, *, devices: int, size_bytes: int) -> Street:
     """Make them all; size_bytes: of the firmware."""
     folder.mkdir(parents=True)
     rng = random.Random(20100520)
-    firmware = MemoryFlash(size_bytes, ERASE_BLOCK_BYTES)
+    firmware = erased_flash(size_bytes, ERASE_BLOCK_BYTES)
     firmware.program(0, rng.randbytes(size_bytes))
     half_bytes = 4096 + 32 * (firmware.geometry.count + 2)  # as sim/default_layout.py reckons it
     half_bytes = -(-half_bytes // SMALL_ERASE_BLOCK_BYTES) * SMALL_ERASE_BLOCK_BYTES
-    record = MemoryFlash(2 * half_bytes, SMALL_ERASE_BLOCK_BYTES)
-    config = MemoryFlash(CONFIG_BYTES, SMALL_ERASE_BLOCK_BYTES)
+    record = erased_flash(2 * half_bytes, SMALL_ERASE_BLOCK_BYTES)
+    config = erased_flash(CONFIG_BYTES, SMALL_ERASE_BLOCK_BYTES)
     with (
         (folder / "devices").open("wb") as file,
         open_vault(folder / "store", exclusive=True, reserve_bytes=0) as vault,
@@ -98,6 +82,10 @@ def build(folder: Path, *, devices: int, size_bytes: int) -> Street:
     )
     street.firmware.write_bytes(firmware.octets)
     return street
+
+
+def erased_flash(length_bytes: int, erase_block_bytes: int) -> MemoryFlash:
+    return MemoryFlash(Geometry.uniform(total_bytes=length_bytes, erase_block_bytes=erase_block_bytes))
 
 
 def _provision(

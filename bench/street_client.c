@@ -22,17 +22,14 @@
 #include <netinet/in.h>
 #include <netinet/udp.h>
 #include <openssl/sha.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/random.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 #include <zlib.h>
 
+#include "street.h"
 #include "unbrickd.h"
 #include "unbrickd_crypto.h"
 
@@ -70,12 +67,6 @@ struct street {
 
 static struct street street;
 
-static void fail(const char *what)
-{
-	perror(what);
-	exit(EXIT_FAILURE);
-}
-
 static void *allocate(size_t size)
 {
 	void *memory = calloc(1, size);
@@ -83,14 +74,6 @@ static void *allocate(size_t size)
 	if (!memory)
 		fail("memory");
 	return memory;
-}
-
-static uint64_t now_us(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000u + (uint64_t)t.tv_nsec / 1000u;
 }
 
 /* The flash */
@@ -411,25 +394,12 @@ static void print_result(uint64_t started_us, double cpu_s)
 	       cpu_s, street.received_bytes, street.received, street.sent);
 	for (i = 0; i < street.count; i++) {
 		const struct device *d = &street.devices[i];
-		const char *comma = i ? ", " : "";
 
 		setbacks += d->setbacks;
 		payload += d->done_us ? street.firmware_bytes : 0;
-		if (d->done_us)
-			printf("%s%.6f", comma, (double)(d->done_us - started_us) / 1e6);
-		else
-			printf("%snull", comma);
+		print_seconds(i, started_us, d->done_us);
 	}
 	printf("], \"payload_bytes\": %" PRIu64 ", \"setbacks\": %" PRIu32 "}\n", payload, setbacks);
-}
-
-static double used_s(void)
-{
-	struct rusage used;
-
-	getrusage(RUSAGE_SELF, &used);
-	return (double)(used.ru_utime.tv_sec + used.ru_stime.tv_sec) +
-	       (double)(used.ru_utime.tv_usec + used.ru_stime.tv_usec) / 1e6;
 }
 
 int main(int argc, char **argv)

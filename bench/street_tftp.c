@@ -13,17 +13,15 @@
 #include <inttypes.h>
 #include <netinet/in.h>
 #include <stdbool.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <fcntl.h>
 #include <unistd.h>
+
+#include "street.h"
 
 enum {
 	BLOCK_BYTES = 1468, /* U-Boot's CONFIG_TFTP_BLOCKSIZE */
@@ -51,20 +49,6 @@ static const uint8_t *image;
 static uint32_t count, left, image_bytes;
 static char ask[512];
 static size_t ask_bytes;
-
-static void fail(const char *what)
-{
-	perror(what);
-	exit(EXIT_FAILURE);
-}
-
-static uint64_t now_us(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000u + (uint64_t)t.tv_nsec / 1000u;
-}
 
 static void say(const struct device *d, const void *octets, size_t length)
 {
@@ -159,15 +143,6 @@ static void load(const char *path)
 		fail(path);
 }
 
-static double used_s(void)
-{
-	struct rusage used;
-
-	getrusage(RUSAGE_SELF, &used);
-	return (double)(used.ru_utime.tv_sec + used.ru_stime.tv_sec) +
-	       (double)(used.ru_utime.tv_usec + used.ru_stime.tv_usec) / 1e6;
-}
-
 int main(int argc, char **argv)
 {
 	int readiness = epoll_create1(EPOLL_CLOEXEC);
@@ -199,10 +174,7 @@ int main(int argc, char **argv)
 	printf("{\"seconds\": [");
 	for (i = 0; i < count; i++) {
 		payload += devices[i].done_us ? image_bytes : 0;
-		if (devices[i].done_us)
-			printf("%s%.6f", i ? ", " : "", (double)(devices[i].done_us - started_us) / 1e6);
-		else
-			printf("%snull", i ? ", " : "");
+		print_seconds(i, started_us, devices[i].done_us);
 	}
 	printf("], \"payload_bytes\": %" PRIu64 ", \"cpu_s\": %.6f}\n", payload, used_s());
 	return EXIT_SUCCESS;

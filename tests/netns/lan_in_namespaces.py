@@ -21,6 +21,16 @@ NOBODY = 65534
 TOOLS = ("unshare", "nsenter", "ip", "sysctl", "setpriv", "nft")
 UNPRIVILEGED = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--bounding-set=-all")
 UNBRICKD = (sys.executable, "-m", "unbrickd")
+STRICT = """
+table inet firewall {
+  chain in {
+    type filter hook input priority 0; policy drop
+    iif lo accept
+    ct state established,related accept
+  }
+}
+"""
+"""Nothing comes in but what answers a flow that this host opened; not even the neighbour discovery of IPv6."""
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:

@@ -15,20 +15,11 @@ from tempfile import TemporaryDirectory
 from typing import TypedDict
 
 import pytest
-from lan_in_namespaces import NOBODY, UNBRICKD, UNPRIVILEGED, Host, Server, cable, environment, run, why_not
+from lan_in_namespaces import NOBODY, STRICT, UNBRICKD, UNPRIVILEGED, Host, Server, cable, environment, run, why_not
 
 REASON = why_not()
 pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.skipif(bool(REASON), reason=REASON)]
 
-DEAF = """
-table inet f {
-  chain in {
-    type filter hook input priority 0; policy drop
-    iif lo accept
-    ct state established,related accept
-  }
-}
-"""
 MUTE = """
 table inet f {
   chain out {
@@ -165,11 +156,11 @@ def test_doctor_firewall_is_named(bench: Bench, runs: bool) -> None:
     if runs:
         bench.serve()
     before = set(bench.faults())
-    bench.pc.firewall(DEAF)
+    bench.pc.firewall(STRICT)
     faults = bench.faults()
     assert set(faults) - before == {"firewall"}
     assert "21530" in faults["firewall"]["mend"]
-    bench.pc.firewall("insert rule inet f in udp dport 21530 accept")
+    bench.pc.firewall("insert rule inet firewall in udp dport 21530 accept")
     assert set(bench.faults()) == before
 
 

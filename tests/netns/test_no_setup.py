@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from lan_in_namespaces import NOBODY, UNBRICKD, Host, Restore, Server, cable, copied, run, switch, why_not
+from lan_in_namespaces import NOBODY, STRICT, UNBRICKD, Host, Restore, Server, cable, copied, run, switch, why_not
 
 from unbrickd.cli.main import main
 
@@ -28,16 +28,6 @@ TABLE_VARIABLE = "UNBRICKD_NO_SETUP_TABLE"
 TABLE_MARK = "<!-- measured -->\n"
 DEVICE_ADDRESS = "192.168.1.1/24"
 
-STRICT = """
-table inet firewall {
-  chain in {
-    type filter hook input priority 0; policy drop
-    iif lo accept
-    ct state established,related accept
-  }
-}
-"""
-"""Nothing comes in but what answers a flow that this host opened; not even the neighbour discovery of IPv6."""
 LIKE_WINDOWS = """
 table inet firewall {
   set asked { type inet_service; flags dynamic, timeout; timeout 4s; }

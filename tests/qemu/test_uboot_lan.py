@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from lan_in_namespaces import STRICT
 from tests.qemu.bench import Laboratory, Stopwatch
 from tests.qemu.capture import options as captured
 from tests.qemu.capture import ring
@@ -25,16 +26,6 @@ pytestmark = [pytest.mark.qemu, pytest.mark.skipif(REASON is not None, reason=st
 
 RING_FRAMES = 16
 OTHER_SUBNET = "10.99.99.9/24"
-STRICT = """
-table inet firewall {
-  chain in {
-    type filter hook input priority 0; policy drop
-    iif lo accept
-    ct state established,related accept
-  }
-}
-"""
-"""Nothing comes in but what answers a flow that this host opened."""
 
 
 def restore(

@@ -25,8 +25,10 @@ class Refusal(Exception):
         self.text = text
 
     @classmethod
-    def of(cls, error: UnbrickdError) -> Refusal:
+    def of(cls, error: Refusal | UnbrickdError) -> Refusal:
         """What to tell the device of an error of ours or of its own."""
+        if isinstance(error, Refusal):
+            return error
         if isinstance(error, RemoteProtocolError):
             return cls(ErrorCode(error.wire_code), str(error))
         if isinstance(error, StorageError):

@@ -96,9 +96,7 @@ class Server:
                 self._await(key, session)
             else:
                 self._without_session(peer, packet, octets, now_s)
-        except Refusal as refusal:
-            self._refuse(key, packet, octets, refusal)
-        except UnbrickdError as error:
+        except (Refusal, UnbrickdError) as error:
             self._refuse(key, packet, octets, Refusal.of(error))
 
     def next_batch(self, blocked: Set[int] = frozenset()) -> Batch | None:
@@ -110,7 +108,7 @@ class Server:
             session, most = turn
             try:
                 batch = session.next_batch(most)
-            except UnbrickdError as error:
+            except (Refusal, UnbrickdError) as error:
                 self._refuse(session.port.key, None, b"", Refusal.of(error))
                 batch = None
             self._turns.sent(session)
@@ -124,7 +122,7 @@ class Server:
         return min((t for t in (self._timers.first_s(), self._next_expiry(), note_s) if t is not None), default=None)
 
     def handle_timer(self, now_s: float) -> None:
-        """Repeat requests that were not answered, and forget who fell silent."""
+        """Repeat requests that were not answered, and forget who fell silent; nothing, if it is not due."""
         while (silent := self._sessions.longest_silent()) and now_s >= silent[1] + SESSION_EXPIRY_S:
             self._close(silent[0], SessionEnd.SILENT)
         if now_s >= self._note_s:
@@ -134,9 +132,7 @@ class Server:
             assert isinstance(session, BackupSession), "no other has a time"
             try:
                 session.handle_timer(now_s)
-            except Refusal as refusal:
-                self._refuse(key, None, b"", refusal)
-            except UnbrickdError as error:
+            except (Refusal, UnbrickdError) as error:
                 self._refuse(key, None, b"", Refusal.of(error))
             if key not in self._sessions:
                 continue

@@ -61,9 +61,7 @@ class TracedServer:
     def receive(self, peer: Peer, octets: bytes) -> list[tuple[Peer, bytes]]:
         """Give it one message and take everything it sends for it."""
         self.server.receive(peer, octets, self.now_s)
-        due_s = self.server.timer()
-        if due_s is not None and due_s <= self.now_s:
-            self.server.handle_timer(self.now_s)
+        self.server.handle_timer(self.now_s)
         return self.drain()
 
     def drain(self) -> list[tuple[Peer, bytes]]:

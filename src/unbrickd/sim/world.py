@@ -140,9 +140,7 @@ class SimServer:
     def outgoing(self, now_s: float) -> list[Datagram]:
         if self.server is None:
             return []
-        due_s = self.server.timer()
-        if due_s is not None and now_s >= due_s:
-            self.server.handle_timer(now_s)
+        self.server.handle_timer(now_s)
         sent: list[Datagram] = []
         while (batch := self.server.next_batch()) is not None:
             sent += [(batch.peer, octets) for octets in batch.messages()]

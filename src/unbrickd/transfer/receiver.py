@@ -36,8 +36,8 @@ blocks of a busy server come many at once, and requests are what costs it."""
 LARGE_BATCH_BLOCKS = 8
 """Half a small ring, once the path takes all of it: sending costs a bootloader time."""
 REPEATING_LOSS = 0.005
-"""From this loss on, and while it is not known, each request is sent twice, as the loss of one costs a round trip and
-all of its blocks; it is a few bytes for each of them, and the sender serves it once (spec/protocol.md §4.10)."""
+"""From this loss on each request is sent twice, as the loss of one costs a round trip and all of its blocks; it is a
+few bytes for each of them, and the sender serves it once (spec/protocol.md §4.10)."""
 
 
 @dataclass(frozen=True, slots=True)

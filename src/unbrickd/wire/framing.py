@@ -27,7 +27,8 @@ Octets = bytes | memoryview
 
 _HEADER = struct.Struct(">2sBBHHII")
 _CRC = struct.Struct(">I")
-_CRC_AT = 12
+TYPE_AT, CRC_AT = 3, 12
+"""Where they lie in a message."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +47,7 @@ def encode_frame(type_: int, body: bytes, *, session: int = 0, transfer: int = 0
     assert len(body) <= MAX_MESSAGE_BYTES - HEADER_BYTES
     head = _HEADER.pack(MAGIC, version, type_, HEADER_BYTES + len(body), transfer, session, 0)
     crc = zlib.crc32(body, zlib.crc32(head))
-    return head[:_CRC_AT] + _CRC.pack(crc) + body
+    return head[:CRC_AT] + _CRC.pack(crc) + body
 
 
 def decode_frame(octets: Octets) -> Frame:
@@ -59,7 +60,7 @@ def decode_frame(octets: Octets) -> Frame:
     if length != len(octets):
         raise RemoteProtocolError(f"a message of {len(octets)} bytes says {length}", code="frame")
     body = bytes(octets[HEADER_BYTES:])
-    if zlib.crc32(body, zlib.crc32(b"\0\0\0\0", zlib.crc32(octets[:_CRC_AT]))) != crc:
+    if zlib.crc32(body, zlib.crc32(b"\0\0\0\0", zlib.crc32(octets[:CRC_AT]))) != crc:
         raise RemoteProtocolError("a message with a wrong CRC", code="frame")
     return Frame(type=type_, version=version, session=session, transfer=transfer, body=body)
 

@@ -10,7 +10,17 @@ from dataclasses import dataclass
 
 from unbrickd.errors import RemoteProtocolError
 from unbrickd.wire import messages as m
-from unbrickd.wire.framing import HEADER_BYTES, MAGIC, VERSION, Frame, Octets, decode_frame, encode_frame
+from unbrickd.wire.framing import (
+    CRC_AT,
+    HEADER_BYTES,
+    MAGIC,
+    TYPE_AT,
+    VERSION,
+    Frame,
+    Octets,
+    decode_frame,
+    encode_frame,
+)
 
 Message = (
     m.Probe
@@ -74,7 +84,6 @@ def encode(message: Message, *, session: int = 0, transfer: int = 0) -> bytes:
 _BLOCK_HEAD = struct.Struct(">2sBBHHI")
 _CRC_AND_BLOCK = struct.Struct(">III")
 _BLOCK = struct.Struct(">2sBBHHIIII")
-_TYPE_AT, _CRC_AT = 3, 12
 _DATA_BLOCK = int(m.Type.DATA_BLOCK)
 
 
@@ -114,13 +123,13 @@ def _decode_block(octets: Octets) -> Packet | None:
 
     None if it is another message, or if anything is wrong with it: the plain path then says what.
     """
-    if len(octets) <= BLOCK_OVERHEAD_BYTES or octets[_TYPE_AT] != _DATA_BLOCK:
+    if len(octets) <= BLOCK_OVERHEAD_BYTES or octets[TYPE_AT] != _DATA_BLOCK:
         return None
     magic, version, _, length, transfer, session, crc, request, offset = _BLOCK.unpack_from(octets)
     if magic != MAGIC or version != VERSION or length != len(octets):
         return None
     view = memoryview(octets)
-    if zlib.crc32(view[HEADER_BYTES:], zlib.crc32(b"\0\0\0\0", zlib.crc32(view[:_CRC_AT]))) != crc:
+    if zlib.crc32(view[HEADER_BYTES:], zlib.crc32(b"\0\0\0\0", zlib.crc32(view[:CRC_AT]))) != crc:
         return None
     message = m.DataBlock(request=request, offset_bytes=offset, payload=octets[BLOCK_OVERHEAD_BYTES:])
     return Packet(message=message, session=session, transfer=transfer)

@@ -132,9 +132,7 @@ class _Runner:
         now_s = self._loop.time()
         for peer, octets in datagrams:
             self._server.receive(peer, octets, now_s)
-        due_s = self._server.timer()
-        if due_s is not None and due_s <= now_s:
-            self._server.handle_timer(now_s)
+        self._server.handle_timer(now_s)
         self._pump()
 
     def _gone(self, connection: TcpConnection) -> None:
