@@ -51,8 +51,9 @@ def is_announce(octets: Octets) -> bool:
 class Discovery:
     """Probes `targets` until a server is chosen; `tries` bounds the rounds of Probes (None: for ever).
 
-    A server that holds this device is chosen at once. Where servers had to be avoided, the choice is made at random
-    among those that answer: one that answers first and never helps must not be chosen each time.
+    A server that holds this device is chosen at once. So is one for a backup when all that were asked have answered,
+    as where the layout names the server: there is nobody to wait for. Where servers had to be avoided, the choice is
+    made at random among those that answer: one that answers first and never helps must not be chosen each time.
     """
 
     def __init__(
@@ -136,8 +137,13 @@ class Discovery:
         )
         if self._choose_at_s is None:
             self._choose_at_s = now_s + COLLECT_S
-        if ack.holds_device and not self._avoided:
+        if (ack.holds_device and not self._avoided) or self._nobody_is_missing():
             self._choose_at_s = now_s
+
+    def _nobody_is_missing(self) -> bool:
+        """All that were asked for room for a backup answered. Never by broadcast, as nobody answers from there."""
+        asked = {(p.host, p.port) for p in (*self._targets, *self._announced)}
+        return self._purpose is m.Purpose.BACKUP and asked <= {(f.peer.host, f.peer.port) for f in self._found}
 
     def outgoing(self, now_s: float) -> list[Datagram]:
         """The Probes that are due; chooses a server once the collecting is over."""

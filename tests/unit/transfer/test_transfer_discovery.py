@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -32,12 +33,18 @@ def peer(host: str) -> Peer:
 EVERYBODY = peer("broadcast")
 
 
-def discovery(*, tries: int | None = None, pick: int = 0x80) -> Discovery:
+def discovery(
+    *,
+    tries: int | None = None,
+    pick: int = 0x80,
+    purpose: m.Purpose = m.Purpose.RESTORE,
+    targets: tuple[Peer, ...] = (EVERYBODY,),
+) -> Discovery:
     """pick: every random byte; 0x80 is no jitter worth mentioning."""
     return Discovery(
         device_id=bytes(16),
-        purpose=m.Purpose.RESTORE,
-        targets=(EVERYBODY,),
+        purpose=purpose,
+        targets=targets,
         max_message_bytes=1452,
         ring_frames=0,
         entropy=lambda count: bytes([pick]) * count,
@@ -128,6 +135,34 @@ def test_discovery_server_that_does_not_hold_it_is_taken_after_a_moment() -> Non
     assert d.chosen is None
     d.outgoing(0.01 + COLLECT_S)
     assert d.chosen is not None and not d.exhausted(99.0)
+
+
+@pytest.mark.parametrize(
+    ("purpose", "targets", "waits"),
+    [
+        (m.Purpose.BACKUP, (peer("a"),), False),
+        (m.Purpose.BACKUP, (peer("a"), peer("b")), True),
+        (m.Purpose.BACKUP, (peer("a"), EVERYBODY), True),
+        (m.Purpose.RESTORE, (peer("a"),), True),
+    ],
+)
+def test_discovery_server_asked_by_name_answered_waits_only_for_another(
+    purpose: m.Purpose, targets: tuple[Peer, ...], waits: bool
+) -> None:
+    d = discovery(purpose=purpose, targets=targets)
+    d.outgoing(0.0)
+    d.receive(replace(peer("a"), scope=2), ack("a"), 0.01)  # how it was met is more than how it was asked
+    d.outgoing(0.01)
+    assert (d.chosen is None) == waits
+
+
+def test_discovery_backup_of_two_named_servers_the_second_answer_ends_the_wait() -> None:
+    d = discovery(purpose=m.Purpose.BACKUP, targets=(peer("a"), peer("b")), pick=1)
+    d.outgoing(0.0)
+    d.receive(peer("a"), ack("a", nonce=b"\1" * 8), 0.01)
+    d.receive(peer("b"), ack("b", nonce=b"\1" * 8), 0.02)
+    d.outgoing(0.02)
+    assert d.chosen is not None and d.chosen.peer == peer("b"), "at random among them"
 
 
 @pytest.mark.parametrize("wrong", [ack(nonce=bytes(8)), ack(version=2), announce(lowest=2)])
