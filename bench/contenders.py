@@ -20,6 +20,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bench.compiled import CORE_NEEDS, compiled
 from bench.links import Hosts, Link, opened, run
 from bench.peers import NGINX
 from bench.processes import (
@@ -33,6 +34,8 @@ from bench.processes import (
     running,
     says_ready,
 )
+from bench.street_cargo import build
+from unbrickd.recovery.fetch import AMPLE_AHEAD_BYTES
 from unbrickd.seal.identity import FirmwarePolicy
 from unbrickd.sim.default_layout import default_layout
 from unbrickd.sim.gateway import NewFirmware, create, new_identity
@@ -50,7 +53,7 @@ UFTP_RATE = 0.95
 
 
 class Cargo:
-    """A file and a gateway that runs it, backed up once, all in one folder."""
+    """A file and a gateway that runs it, backed up once, and the same for a device in C, all in one folder."""
 
     def __init__(self, folder: Path, octets: bytes) -> None:
         self.folder = folder
@@ -62,6 +65,7 @@ class Cargo:
         self.firmware.write_bytes(octets)
         with (self.served / "flow.bin").open("wb") as flow:
             flow.truncate(FLOW_BYTES)
+        self.street = build(folder / "street", devices=1, octets=octets)
         self.gateway, self.store = folder / "gateway", folder / "store"
         layout = default_layout(
             model="bench-1",
@@ -94,7 +98,7 @@ class Task:
 class Contender:
     """headers_bytes: of a data packet, from IP on, to tell its payload; up: from the device to the PC.
 
-    needs: programs and congestion controls of the kernel without which it cannot be measured.
+    needs: programs, headers and congestion controls of the kernel without which it cannot be measured.
     """
 
     name: str
@@ -105,7 +109,8 @@ class Contender:
 
     def missing(self) -> list[str]:
         controls = Path("/proc/sys/net/ipv4/tcp_available_congestion_control").read_text(encoding="ascii").split()
-        return [name for name in self.needs if name not in controls and program(name) is None]
+        headers = Path("/usr/include")
+        return [n for n in self.needs if n not in controls and program(n) is None and not (headers / n).is_file()]
 
     def measure(self, task: Task) -> Figures:
         """seconds, payload_bytes, complete, bytes_per_s and waste of one transfer.
@@ -157,6 +162,21 @@ def restore(task: Task, *, tell_ring: bool = True) -> Figures:
     with _unbrickd(task.hosts, task.cargo.store) as server, _cpu(server, figures):
         told = _device(task, "restore", *options)
     return figures | told
+
+
+def restore_in_c(task: Task, *, tell_ring: bool = True) -> Figures:
+    """To the recovery core of c/, with all of its flash erased; it is done when it has compared every byte."""
+    figures: Figures = {}
+    street = task.cargo.street
+    says = {"ahead_bytes": AMPLE_AHEAD_BYTES, "ring_frames": task.link.ring_frames if tell_ring else 0}
+    client = compiled("street_client", task.cargo.folder, core=True)
+    options = (task.hosts.pc.address, str(PORT), *street.client_arguments(1, OUR_PATIENCE_S, **says))
+    with _unbrickd(task.hosts, street.store) as server, _cpu(server, figures):
+        told = json.loads(run(*task.hosts.device.command(client, *options)))
+    if None in told["seconds"]:
+        sys.exit(f"the device in C is not done after {OUR_PATIENCE_S:g} s")
+    figures |= {key: float(told[key]) for key in ("cpu_s", "block_bytes_sent", "payload_bytes")}
+    return figures | {"seconds": told["seconds"][0]}
 
 
 def back_up(task: Task) -> Figures:
@@ -284,6 +304,12 @@ def uftp(task: Task) -> Figures:
 RESTORE = Contender(name="unbrickd restore", headers_bytes=52, carry=restore)
 RING_UNTOLD = replace(
     RESTORE, name="unbrickd restore, ring not told", carry=lambda task: restore(task, tell_ring=False)
+)
+RESTORE_IN_C = replace(RESTORE, name="unbrickd restore, device in C", carry=restore_in_c, needs=CORE_NEEDS)
+RING_UNTOLD_IN_C = replace(
+    RESTORE_IN_C,
+    name="unbrickd restore, device in C, ring not told",
+    carry=lambda task: restore_in_c(task, tell_ring=False),
 )
 BESIDE = replace(RESTORE, name="unbrickd beside TCP", carry=beside_tcp, needs=("nginx",))
 BACKUP = Contender(name="unbrickd backup", headers_bytes=52, carry=back_up, up=True)

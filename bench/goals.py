@@ -17,7 +17,9 @@ from bench.contenders import (
     CUBIC,
     DNSMASQ,
     RESTORE,
+    RESTORE_IN_C,
     RING_UNTOLD,
+    RING_UNTOLD_IN_C,
     TFTP,
     TFTP_32,
     UFTP,
@@ -118,7 +120,14 @@ def server_cpu() -> Goal:
     return Goal(text=f"server ≤ {CPU_S_PER_GB:g} CPU s/GB", measured=measured, at_most=CPU_S_PER_GB)
 
 
-_OURS = (RESTORE, BACKUP)
+def in_c(medians: Medians) -> Medians:
+    """The same, with the device in C in the place of the one in Python, which alone backs up and was beside TCP."""
+    peers = {name: figures for name, figures in medians.items() if not name.startswith("unbrickd")}
+    places = ((RESTORE, RESTORE_IN_C), (RING_UNTOLD, RING_UNTOLD_IN_C))
+    return peers | {python.name: medians[c.name] for python, c in places if c.name in medians}
+
+
+_OURS = (RESTORE, RESTORE_IN_C, BACKUP)
 _ALL = (*_OURS, TFTP, TFTP_32, CUBIC, BBR, UFTP)
 _CLEAN = Link(rate_mbit=100, rtt_ms=1)
 
@@ -169,7 +178,7 @@ ROWS = (
     Row(
         name="1G ring 8",
         link=Link(rate_mbit=1000, rtt_ms=0.5, ring_frames=8, service_us=30),
-        contenders=(*_OURS, RING_UNTOLD, CUBIC, BBR),
+        contenders=(*_OURS, RING_UNTOLD, RING_UNTOLD_IN_C, CUBIC, BBR),
         goals=(share(0.90, RESTORE.name, RING_UNTOLD.name), waste(1.02)),
     ),
     Row(

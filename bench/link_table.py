@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bench.contenders import Cargo, Contender, Task, versions
-from bench.goals import QUICK, ROWS, Medians, Row
+from bench.goals import QUICK, ROWS, Medians, Row, in_c
 from bench.links import kernel_has_netem, opened, why_not
 from bench.machine import commit, load, machine
 from bench.picture import Panel, draw
@@ -86,8 +86,9 @@ def report(rows: list[Row], raw: Raw) -> list[dict[str, object]]:
         medians = medians_of(row, raw[row.name])
         goals = []
         for goal in row.all_goals:
-            measured, met = goal.judge(medians)
-            goals.append({"goal": goal.text, "measured": measured, "met": met})
+            (measured, met), (measured_in_c, met_in_c) = goal.judge(medians), goal.judge(in_c(medians))
+            judged = {"measured": measured, "met": met, "measured_in_c": measured_in_c, "met_in_c": met_in_c}
+            goals.append({"goal": goal.text} | judged)
         told.append(
             {
                 "name": row.name,
@@ -117,11 +118,12 @@ def table(rows: list[Row], raw: Raw) -> str:
             ]
             lines.append(" | ".join([f"| {row.name}", name, *cells]) + " |")
         for goal in row.all_goals:
-            measured, met = goal.judge(medians)
-            if met is None:
-                unknown.append(f"- {row.name}: {goal.text}: not measured")
-            elif not met:
-                missed.append(f"- {row.name}: {goal.text}: {measured:.3g}")
+            for device, of_device in (("", medians), (", device in C", in_c(medians))):
+                measured, met = goal.judge(of_device)
+                if met is None and not device:
+                    unknown.append(f"- {row.name}: {goal.text}: not measured")
+                elif met is False:
+                    missed.append(f"- {row.name}{device}: {goal.text}: {measured:.3g}")
     return "\n".join([*lines, "", f"Missed: {len(missed)}", "", *missed, *unknown])
 
 

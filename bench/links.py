@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from bench.compiled import compiled
 from bench.processes import program
 
 ETHERNET_HEADER_BYTES = 14
@@ -28,7 +29,6 @@ PC_ADDRESS, DEVICE_ADDRESS = "10.77.0.1", "10.77.0.2"
 DEVICE = "link0"
 SEND_QUEUE_PACKETS = 10_000
 """Between a host and the emulator, so that packets are dropped by the link and nowhere before."""
-SOURCE = Path(__file__).with_name("linkemu.c")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,25 +159,6 @@ def _configure(host: Host, other: Host) -> None:
 # In user space
 
 
-@cache
-def _compiled(folder: Path) -> Path:
-    binary = folder / "linkemu"
-    run(
-        "cc",
-        "-std=c99",
-        "-O2",
-        "-Wall",
-        "-Wextra",
-        "-Wconversion",
-        "-Wsign-conversion",
-        "-Werror",
-        "-o",
-        binary,
-        SOURCE,
-    )
-    return binary
-
-
 def emulator_options(link: Link, *, seed: int) -> list[str]:
     return [
         f"rate_mbit={link.rate_mbit}",
@@ -195,7 +176,7 @@ def emulator_options(link: Link, *, seed: int) -> list[str]:
 @contextlib.contextmanager
 def _emulator(link: Link, hosts: Hosts, *, seed: int, folder: Path) -> Iterator[None]:
     namespaces = (hosts.pc.namespace, hosts.device.namespace)
-    command = [str(_compiled(folder)), *namespaces, DEVICE, *emulator_options(link, seed=seed)]
+    command = [str(compiled("linkemu", folder)), *namespaces, DEVICE, *emulator_options(link, seed=seed)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as emulator:
         assert emulator.stdout is not None
         try:

@@ -11,11 +11,13 @@ import argparse
 import importlib.util
 import json
 import os
+import random
 import socket
 import statistics
 import tempfile
 from pathlib import Path
 
+from bench.compiled import compiled
 from bench.goals import MIB, Goal
 from bench.links import run
 from bench.machine import commit, machine
@@ -36,8 +38,6 @@ from unbrickd.model.toml_table import parse_size
 
 LIMIT_S = 100
 """A device that is not done by then has failed."""
-FOLDER = Path(__file__).parent
-CORE = FOLDER.parent / "c"
 TFTP_PORT = 69
 """dnsmasq takes no other; it wants root."""
 OURS, DNSMASQ, FBTFTP = "unbrickd", "dnsmasq", "fbtftp"
@@ -65,16 +65,6 @@ GOALS = (
 )
 
 
-def compiled(folder: Path) -> Path:
-    """street_client and street_tftp in that folder."""
-    warnings = ("-Wall", "-Wextra", "-Wconversion", "-Wsign-conversion", "-Werror")
-    sources = (*sorted(CORE.glob("src/*.c")), *sorted(CORE.glob("crypto/*.c")))
-    core: tuple[str | Path, ...] = (f"-I{CORE / 'include'}", f"-I{CORE / 'crypto'}", *sources, "-lcrypto", "-lz")
-    for name, more in (("street_client", core), ("street_tftp", ())):
-        run("cc", "-std=c99", "-O3", "-march=native", *warnings, "-o", folder / name, FOLDER / f"{name}.c", *more)
-    return folder
-
-
 def figures_of(told: str, devices: int, usage: Usage, before: tuple[float, int]) -> Figures:
     """before: CPU seconds and peak bytes of the server before anybody asked."""
     result = json.loads(told)
@@ -99,17 +89,18 @@ def figures_of(told: str, devices: int, usage: Usage, before: tuple[float, int])
     return figures
 
 
-def measure(clients: Path, street: Street, devices: int, limit_s: float = LIMIT_S) -> Figures:
+def measure(street: Street, devices: int, limit_s: float = LIMIT_S) -> Figures:
     """One run of ours."""
     port = free_port(socket.SOCK_DGRAM)
     serve = ("-m", "unbrickd", "serve", "--udp", f"127.0.0.1:{port}", "--store", street.store, "--log-level", "error")
     with running(python(*serve), ready=says_ready) as usage:
         before = cpu_seconds(usage.pid), peak_bytes(usage.pid)
-        told = run(clients / "street_client", str(port), *street.client_arguments(devices, limit_s))
+        client = compiled("street_client", street.folder, core=True)
+        told = run(client, "127.0.0.1", str(port), *street.client_arguments(devices, limit_s))
         return figures_of(told, devices, usage, before)
 
 
-def measure_tftp(name: str, clients: Path, street: Street, devices: int, limit_s: float) -> Figures | None:
+def measure_tftp(name: str, street: Street, devices: int, limit_s: float) -> Figures | None:
     """One run of a peer, which serves all devices the same file; None if it is not here."""
     port = TFTP_PORT if name == DNSMASQ else free_port(socket.SOCK_DGRAM)
     command = tftp_command(name, port, street.folder, devices)
@@ -118,7 +109,7 @@ def measure_tftp(name: str, clients: Path, street: Street, devices: int, limit_s
     with running(command, ready=answers_tftp(port)) as usage:
         before = cpu_seconds(usage.pid), peak_bytes(usage.pid)
         file = street.firmware
-        told = run(clients / "street_tftp", str(port), file, file.name, str(devices), str(limit_s))
+        told = run(compiled("street_tftp", street.folder), str(port), file, file.name, str(devices), str(limit_s))
         return figures_of(told, devices, usage, before)
 
 
@@ -147,14 +138,14 @@ def main(arguments: list[str]) -> None:
         parser.error("--size must be a whole number of 64 KiB")
     measured_on = machine()
     with tempfile.TemporaryDirectory(prefix="unbrickd-street-") as folder:
-        clients = compiled(Path(folder))
-        street = build(Path(folder) / "street", devices=args.devices, size_bytes=args.size)
+        octets = random.Random(20100520).randbytes(args.size)
+        street = build(Path(folder) / "street", devices=args.devices, octets=octets)
         raw: dict[str, list[Figures]] = {OURS: [], DNSMASQ: [], FBTFTP: []}
         for _ in range(args.runs):
-            raw[OURS].append(measure(clients, street, args.devices, args.limit))
+            raw[OURS].append(measure(street, args.devices, args.limit))
             for name in (DNSMASQ, FBTFTP):
                 if name in args.only or not args.only:
-                    figures = measure_tftp(name, clients, street, args.devices, args.limit)
+                    figures = measure_tftp(name, street, args.devices, args.limit)
                     raw[name] += [] if figures is None else [figures]
     medians = {name: medians_of(runs) for name, runs in raw.items() if runs}
     verdicts = {g.text: g.judge(medians) for g in GOALS}

@@ -49,17 +49,21 @@ class Street:
         """All devices ran the same."""
         return self.folder / "firmware"
 
-    def client_arguments(self, devices: int, limit_s: float) -> list[str]:
-        """devices: how many of them, from the first."""
-        return list(map(str, (self.folder, devices, limit_s, self.record_bytes, self.config_bytes, self.size_bytes)))
+    def client_arguments(
+        self, devices: int, limit_s: float, *, ahead_bytes: int = 0, ring_frames: int = 0
+    ) -> list[str]:
+        """What follows address and port. devices: how many of them, from the first; the rest is what each says of
+        itself, 0 as in unbrickd.h."""
+        sizes = (self.record_bytes, self.config_bytes, self.size_bytes)
+        return list(map(str, (self.folder, devices, limit_s, *sizes, ahead_bytes, ring_frames)))
 
 
-def build(folder: Path, *, devices: int, size_bytes: int) -> Street:
-    """Make them all; size_bytes: of the firmware."""
+def build(folder: Path, *, devices: int, octets: bytes) -> Street:
+    """Make them all; octets: their firmware, whole erase blocks."""
     folder.mkdir(parents=True)
     rng = random.Random(20100520)
-    firmware = erased_flash(size_bytes, ERASE_BLOCK_BYTES)
-    firmware.program(0, rng.randbytes(size_bytes))
+    firmware = erased_flash(len(octets), ERASE_BLOCK_BYTES)
+    firmware.program(0, octets)
     half_bytes = 4096 + 32 * (firmware.geometry.count + 2)  # as sim/default_layout.py reckons it
     half_bytes = -(-half_bytes // SMALL_ERASE_BLOCK_BYTES) * SMALL_ERASE_BLOCK_BYTES
     record = erased_flash(2 * half_bytes, SMALL_ERASE_BLOCK_BYTES)
@@ -76,7 +80,7 @@ def build(folder: Path, *, devices: int, size_bytes: int) -> Street:
     street = Street(
         folder=folder,
         devices=devices,
-        size_bytes=size_bytes,
+        size_bytes=len(octets),
         record_bytes=len(record.octets),
         config_bytes=len(config.octets),
     )

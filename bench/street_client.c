@@ -3,7 +3,7 @@
  * A street of devices that all ask at once: the recovery core of c/ as many times as there are devices, each with a
  * socket and a flash of its own, in one process. Linux only.
  *
- *   street_client PORT FOLDER COUNT LIMIT_S RECORD_BYTES CONFIG_BYTES FIRMWARE_BYTES
+ *   street_client ADDRESS PORT FOLDER COUNT LIMIT_S RECORD_BYTES CONFIG_BYTES FIRMWARE_BYTES AHEAD_BYTES RING_FRAMES
  *
  * FOLDER/devices is what bench/street_cargo.py wrote: for each device its identity (IDENTITY_BYTES), boot record and
  * configuration; FOLDER/firmware is the image that all of them ran. The firmware of every device is erased, the rest is
@@ -12,7 +12,8 @@
  * and read back. Then it is switched off.
  *
  * The firmware's flash is a bit for each page: erased, or as in the image, which all devices share. Another byte
- * is refused, so that a device whose flash would be wrong never gets done. Prints one line of JSON.
+ * is refused, so that a device whose flash would be wrong never gets done. AHEAD_BYTES and RING_FRAMES are what each
+ * device says of itself (unbrickd.h). Prints one line of JSON.
  */
 #define _GNU_SOURCE
 #define OPENSSL_API_COMPAT 0x10100000L /* SHA256_Init and its like, which need no heap */
@@ -45,7 +46,13 @@ enum {
 	MESSAGE_BYTES = 1452,
 	RECEIVE_BUFFER_BYTES = 1 << 20,
 	MOST_RECEIVED = 65535,
-	RECEIVES = 4 /* of one device before the others have their turn */
+	RECEIVES = 4, /* of one device before the others have their turn */
+	TYPE_AT = 3,  /* of a message (spec/protocol.md §2) */
+	TRANSFER_AT = 6,
+	SENT_AT = 20, /* of DataEnd (§4.12) */
+	BLOCK_OVERHEAD = 24, /* of DataBlock (§2, §4.11) */
+	DATA_BLOCK = 10,
+	DATA_END = 11
 };
 
 struct device {
@@ -54,14 +61,18 @@ struct device {
 	struct unbrickd_component components[2];
 	uint8_t *record, *config_flash, *programmed; /* programmed: a bit for each page of the firmware */
 	uint64_t wake_us, done_us;
-	uint32_t setbacks;
+	uint32_t setbacks, blocks_sent; /* the latter as the server says, in this transfer */
+	uint16_t transfer;
 	int socket;
 };
 
 struct street {
 	struct device *devices;
 	uint32_t count, left, record_bytes, config_bytes, firmware_bytes;
-	uint64_t received_bytes, received, sent; /* the latter two in messages */
+	uint64_t received, sent;                   /* messages */
+	uint64_t blocks, block_bytes, blocks_sent; /* that came, their payload, and what the server says it sent */
+	uint32_t ahead_bytes, ring_frames;
+	struct sockaddr_in server;
 	uint8_t *firmware;
 };
 
@@ -273,6 +284,8 @@ static void make_device(struct device *d, int file, const struct unbrickd_peer *
 		.target_count = 1,
 		.targets = server,
 		.max_message_bytes = MESSAGE_BYTES,
+		.ring_frames = (uint16_t)street.ring_frames,
+		.ahead_bytes = street.ahead_bytes,
 		.program_bytes = PROGRAM,
 		.boot_limit = 3,
 		.wait_ms = 60000,
@@ -282,16 +295,13 @@ static void make_device(struct device *d, int file, const struct unbrickd_peer *
 		fail("a device cannot be switched on");
 }
 
-static void open_socket(struct device *d, const char *port, int readiness)
+static void open_socket(struct device *d, int readiness)
 {
-	struct sockaddr_in server = {.sin_family = AF_INET,
-				     .sin_port = htons((uint16_t)atoi(port)),
-				     .sin_addr = {htonl(INADDR_LOOPBACK)}};
 	struct epoll_event interest = {.events = EPOLLIN, .data = {.ptr = d}};
 	int bytes = RECEIVE_BUFFER_BYTES, on = 1;
 
 	d->socket = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	if (d->socket < 0 || connect(d->socket, (struct sockaddr *)&server, sizeof server))
+	if (d->socket < 0 || connect(d->socket, (struct sockaddr *)&street.server, sizeof street.server))
 		fail("socket");
 	/* A real device's driver has a ring; here the kernel's buffer stands for it, as long as the largest window. */
 	setsockopt(d->socket, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof bytes);
@@ -337,10 +347,32 @@ static void poll_device(struct device *d, uint64_t now)
 	}
 }
 
+/* Counts blocks, which came and which were sent, and tells the core. */
+static void take(struct device *d, const uint8_t *message, uint32_t length, uint64_t now)
+{
+	struct unbrickd_peer server = {{0}};
+
+	street.received++;
+	if (length >= SENT_AT + 4 && message[TYPE_AT] == DATA_END) {
+		uint16_t transfer = (uint16_t)(message[TRANSFER_AT] << 8 | message[TRANSFER_AT + 1]);
+		const uint8_t *sent = message + SENT_AT;
+
+		if (transfer == d->transfer)
+			street.blocks_sent -= d->blocks_sent; /* said again, with more */
+		d->transfer = transfer;
+		d->blocks_sent = (uint32_t)sent[0] << 24 | (uint32_t)sent[1] << 16 | (uint32_t)sent[2] << 8 | sent[3];
+		street.blocks_sent += d->blocks_sent;
+	}
+	if (length > BLOCK_OVERHEAD && message[TYPE_AT] == DATA_BLOCK) {
+		street.blocks++;
+		street.block_bytes += length - BLOCK_OVERHEAD;
+	}
+	unbrickd_receive(d->core, &server, message, length, now);
+}
+
 static void serve_device(struct device *d)
 {
 	static uint8_t came[MOST_RECEIVED];
-	struct unbrickd_peer server = {{0}};
 	int turns;
 
 	for (turns = 0; turns < RECEIVES && !d->done_us; turns++) {
@@ -350,11 +382,8 @@ static void serve_device(struct device *d)
 
 		if (length <= 0)
 			break;
-		for (at = 0, left = (uint32_t)length; left; at += each, left -= left < each ? left : each) {
-			street.received++;
-			street.received_bytes += left < each ? left : each;
-			unbrickd_receive(d->core, &server, came + at, left < each ? left : each, now);
-		}
+		for (at = 0, left = (uint32_t)length; left; at += each, left -= left < each ? left : each)
+			take(d, came + at, left < each ? left : each, now);
 		poll_device(d, now);
 	}
 }
@@ -389,9 +418,11 @@ static void print_result(uint64_t started_us, double cpu_s)
 	uint64_t payload = 0;
 	uint32_t i, setbacks = 0;
 
-	printf("{\"cpu_s\": %.6f, \"received_bytes\": %" PRIu64 ", \"received\": %" PRIu64 ", \"sent\": %" PRIu64
-	       ", \"seconds\": [",
-	       cpu_s, street.received_bytes, street.received, street.sent);
+	double block_bytes = street.blocks ? (double)street.block_bytes / (double)street.blocks : 0;
+
+	printf("{\"cpu_s\": %.6f, \"received\": %" PRIu64 ", \"sent\": %" PRIu64
+	       ", \"block_bytes_sent\": %.0f, \"seconds\": [",
+	       cpu_s, street.received, street.sent, (double)street.blocks_sent * block_bytes);
 	for (i = 0; i < street.count; i++) {
 		const struct device *d = &street.devices[i];
 
@@ -410,27 +441,32 @@ int main(int argc, char **argv)
 	double cpu_s;
 	uint32_t i;
 
-	if (argc != 8) {
-		fprintf(stderr, "usage: street_client PORT FOLDER COUNT LIMIT_S RECORD_BYTES CONFIG_BYTES FIRMWARE_BYTES\n");
+	if (argc != 11 || inet_pton(AF_INET, argv[1], &street.server.sin_addr) != 1) {
+		fprintf(stderr, "usage: street_client ADDRESS PORT FOLDER COUNT LIMIT_S RECORD_BYTES CONFIG_BYTES "
+				"FIRMWARE_BYTES AHEAD_BYTES RING_FRAMES\n");
 		return EXIT_FAILURE;
 	}
-	street.count = street.left = (uint32_t)atoi(argv[3]);
-	street.record_bytes = (uint32_t)atoi(argv[5]);
-	street.config_bytes = (uint32_t)atoi(argv[6]);
-	street.firmware_bytes = (uint32_t)atoi(argv[7]);
-	load_firmware(argv[2]);
+	street.server.sin_family = AF_INET;
+	street.server.sin_port = htons((uint16_t)atoi(argv[2]));
+	street.count = street.left = (uint32_t)atoi(argv[4]);
+	street.record_bytes = (uint32_t)atoi(argv[6]);
+	street.config_bytes = (uint32_t)atoi(argv[7]);
+	street.firmware_bytes = (uint32_t)atoi(argv[8]);
+	street.ahead_bytes = (uint32_t)atoi(argv[9]);
+	street.ring_frames = (uint32_t)atoi(argv[10]);
+	load_firmware(argv[3]);
 	street.devices = allocate(street.count * sizeof *street.devices);
-	file = open_file(argv[2], "devices");
+	file = open_file(argv[3], "devices");
 	for (i = 0; i < street.count; i++) {
 		make_device(&street.devices[i], file, &server);
-		open_socket(&street.devices[i], argv[1], readiness);
+		open_socket(&street.devices[i], readiness);
 		if (unbrickd_power_on(street.devices[i].core, false, now_us()) || unbrickd_boots(street.devices[i].core))
 			fail("a device has nothing to restore");
 	}
 	close(file);
 	cpu_s = used_s();
 	started_us = now_us();
-	run(readiness, started_us + (uint64_t)(atof(argv[4]) * 1e6));
+	run(readiness, started_us + (uint64_t)(atof(argv[5]) * 1e6));
 	print_result(started_us, used_s() - cpu_s);
 	return EXIT_SUCCESS;
 }

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import pytest
-from bench.contenders import BACKUP, BBR, CUBIC, RESTORE, TFTP, TFTP_32, mean_rate
-from bench.goals import QUICK, ROWS, Medians, Row
+from bench.contenders import BACKUP, BBR, CUBIC, RESTORE, RESTORE_IN_C, TFTP, TFTP_32, mean_rate
+from bench.goals import QUICK, ROWS, Medians, Row, in_c
 from bench.link_table import medians_of, table
 from bench.processes import Figures
 
@@ -72,6 +72,16 @@ def test_medians_leave_single_failures_out() -> None:
 def test_medians_on_loopback_are_shares_of_tcp() -> None:
     medians = medians_of(LOOPBACK, {RESTORE.name: [run_of(5.0)], CUBIC.name: [run_of(10.0)]})
     assert medians[RESTORE.name]["share"] == 0.5
+
+
+def test_goals_of_the_device_in_c_are_judged_by_its_own_restore() -> None:
+    medians = of_clean_link(0.5)
+    limit = CLEAN.link.limit_bytes_per_s
+    medians |= medians_of(CLEAN, {RESTORE_IN_C.name: [run_of(0.99 * limit)]})
+    verdicts = judged(CLEAN, in_c(medians))
+    assert verdicts.pop("backup ≥ 0.95 × restore") is None
+    assert set(verdicts.values()) == {True}
+    assert set(judged(CLEAN, in_c(of_clean_link(0.5))).values()) == {None}
 
 
 def test_table_names_each_goal_that_is_missed() -> None:

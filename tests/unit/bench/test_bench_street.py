@@ -6,14 +6,14 @@ from __future__ import annotations
 import random
 import shutil
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from bench.compiled import compiled
 from bench.links import run
 from bench.processes import answers_tftp, free_port, python, running
-from bench.street import compiled, figures_of, measure
+from bench.street import figures_of, measure
 from bench.street_cargo import build
 
 pytestmark = pytest.mark.skipif(
@@ -22,30 +22,22 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module")
-def clients(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    try:
-        return compiled(tmp_path_factory.mktemp("clients"))
-    except subprocess.CalledProcessError as error:
-        pytest.fail(str(error.stderr))
-
-
-def test_street_of_three_devices_all_restored(tmp_path: Path, clients: Path) -> None:
-    street = build(tmp_path / "street", devices=3, size_bytes=17 << 16)
-    figures = measure(clients, street, 3, limit_s=20)
+def test_street_of_three_devices_all_restored(tmp_path: Path) -> None:
+    street = build(tmp_path / "street", devices=3, octets=random.Random(1).randbytes(17 << 16))
+    figures = measure(street, 3, limit_s=20)
     assert figures["failures"] == 0
     assert figures["setbacks"] == 0
     assert figures["slowest_of_median"] >= 1 and figures["blocks_per_request"] > 1
 
 
 @pytest.mark.parametrize("changed", [False, True])
-def test_street_by_tftp_compares_every_byte(tmp_path: Path, clients: Path, changed: bool) -> None:
+def test_street_by_tftp_compares_every_byte(tmp_path: Path, changed: bool) -> None:
     served, wanted = tmp_path / "firmware", tmp_path / "wanted"
     served.write_bytes(random.Random(1).randbytes(100_000))
     wanted.write_bytes(served.read_bytes()[:-1] + (b"?" if changed else served.read_bytes()[-1:]))
     port = free_port(socket.SOCK_DGRAM)
     with running(python("-m", "bench.tftp", "serve", str(port), tmp_path), ready=answers_tftp(port)) as server:
-        told = run(clients / "street_tftp", str(port), wanted, "firmware", "1", "20")
+        told = run(compiled("street_tftp", tmp_path), str(port), wanted, "firmware", "1", "20")
         figures = figures_of(told, 1, server, (0.0, 0))
     assert figures["failures"] == int(changed)
     assert ("mb_per_s" in figures) is not changed
