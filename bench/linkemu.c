@@ -14,6 +14,7 @@
  *   jitter_ms=J       further delay, even between 0 and J; packets stay in order
  *   ring_frames=N     A to B only: a network card that holds N packets …
  *   service_us=S      … and whose driver takes S microseconds for each; 0 frames: no such card
+ *   coalesce_us=C     what comes due within C microseconds of rest goes together, as from a card of such a rate
  *   seed=N            of loss and jitter; each direction has random numbers of its own
  *   overhead_bytes=N  what Ethernet adds to an IP packet: preamble 8, header 14, FCS 4, gap 12 (IEEE 802.3), so 38
  *
@@ -50,7 +51,7 @@ enum {
 };
 
 struct options {
-	double rate_mbit, rtt_ms, loss, queue_bytes, jitter_ms, ring_frames, service_us, seed, overhead_bytes;
+	double rate_mbit, rtt_ms, loss, queue_bytes, jitter_ms, ring_frames, service_us, coalesce_us, seed, overhead_bytes;
 };
 
 struct packet {
@@ -230,7 +231,7 @@ static unsigned give(struct direction *d)
 }
 
 /* Until a packet comes or one is due. */
-static void rest(const struct direction *both)
+static void rest(const struct direction *both, const struct options *o)
 {
 	struct pollfd readable[2] = {{.fd = both[0].in, .events = POLLIN}, {.fd = both[1].in, .events = POLLIN}};
 	uint64_t now = now_ns(), wait_ns = IDLE_NS;
@@ -247,6 +248,8 @@ static void rest(const struct direction *both)
 				wait_ns = left;
 		}
 	}
+	if (wait_ns < (uint64_t)(o->coalesce_us * 1000))
+		wait_ns = (uint64_t)(o->coalesce_us * 1000);
 	if (wait_ns < SPIN_NS)
 		return;
 	timeout.tv_sec = 0;
@@ -286,6 +289,7 @@ static void parse(struct options *o, const char *argument)
 		{"rate_mbit", &o->rate_mbit},     {"rtt_ms", &o->rtt_ms},         {"loss", &o->loss},
 		{"queue_bytes", &o->queue_bytes}, {"jitter_ms", &o->jitter_ms},   {"ring_frames", &o->ring_frames},
 		{"service_us", &o->service_us},   {"seed", &o->seed},             {"overhead_bytes", &o->overhead_bytes},
+		{"coalesce_us", &o->coalesce_us},
 	};
 	const char *equals = strchr(argument, '=');
 
@@ -353,7 +357,7 @@ int main(int argc, char **argv)
 
 		moved += give(&both[0]) + give(&both[1]);
 		if (!moved)
-			rest(both);
+			rest(both, &o);
 	}
 	putchar('{');
 	print_counters("a_to_b", &both[0].counters);
