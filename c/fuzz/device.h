@@ -143,7 +143,7 @@ static uint8_t *add_manifest(uint8_t *to, uint8_t id, uint8_t kind, const char *
 static void make_document(struct unbrickd *ub)
 {
 	const struct ub_manifest sealed = { .id = CONFIG, .sealed = true };
-	struct ub_hmac mac;
+	struct ub_hash hash;
 	uint8_t *to = document + 64;
 	uint32_t i;
 
@@ -160,16 +160,16 @@ static void make_document(struct unbrickd *ub)
 	for (i = 0; i < 2; i++, to += 32) {
 		uint32_t length = ub_min(256, CONFIG_IMAGE - 256 * i);
 
-		ub_digest_begin(ub, &sealed, i, &mac);
-		io.sha256_add(&mac.hash, flash.config + 256 * i, length);
-		ub_digest_end(ub, &sealed, &mac, to);
-		unbrickd_aes256_ctr(ub->keys.enc, to, config_cipher + 256 * i, length);
+		ub_digest_begin(ub, &sealed, i, &hash);
+		ub_hash_add(&hash, flash.config + 256 * i, length);
+		ub_hash_end(&hash, to);
+		unbrickd_aes256_ctr(ub->keys[UB_KEY_ENC], to, config_cipher + 256 * i, length);
 		ub_sha256(ub, config_cipher + 256 * i, length, to + 64);
 	}
 	to += 64;
-	ub_hmac_begin(ub, &mac, ub->keys.manifest, 32);
-	io.sha256_add(&mac.hash, document, DOCUMENT_BYTES - 32);
-	ub_hmac_end(ub, &mac, to);
+	ub_hash_begin(ub, &hash, ub->keys[UB_KEY_MANIFEST], 32);
+	ub_hash_add(&hash, document, DOCUMENT_BYTES - 32);
+	ub_hash_end(&hash, to);
 	ub_sha256(ub, document, DOCUMENT_BYTES, document_digest);
 	ub_good_seal(ub, 7, document_digest, good_seal);
 }

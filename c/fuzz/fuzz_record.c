@@ -9,13 +9,13 @@ static void set_mac_right(struct unbrickd *ub, uint32_t half)
 {
 	uint8_t *copy = flash.record + half;
 	uint32_t length = ub_u32(copy + 28);
-	struct ub_hmac mac;
+	struct ub_hash hash;
 
 	if (length > 2048 - 64)
 		return;
-	ub_hmac_begin(ub, &mac, ub->keys.record, 32);
-	io.sha256_add(&mac.hash, copy, 32 + length);
-	ub_hmac_end(ub, &mac, copy + 32 + length);
+	ub_hash_begin(ub, &hash, ub->keys[UB_KEY_RECORD], 32);
+	ub_hash_add(&hash, copy, 32 + length);
+	ub_hash_end(&hash, copy + 32 + length);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *octets, size_t size)

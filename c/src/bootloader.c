@@ -109,7 +109,7 @@ static void show(struct unbrickd *ub, enum unbrickd_light light)
 {
 	if (light == ub->light || ub->stopped)
 		return;
-	ub->light = light;
+	ub->light = (uint8_t)light;
 	if (ub->io->light)
 		ub->io->light(ub->config->app, light);
 }

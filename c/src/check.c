@@ -59,13 +59,13 @@ static bool holds(struct unbrickd *ub, const struct ub_manifest *m, const struct
 {
 	uint32_t length = ub_content_bytes(m, block);
 	uint8_t digest[UB_DIGEST];
-	struct ub_hmac mac;
+	struct ub_hash hash;
 
 	if (ub_read(ub, m->id, block->offset, ub->buffer, length))
 		return false;
-	ub_digest_begin(ub, m, block->index, &mac);
-	ub->io->sha256_add(&mac.hash, ub->buffer, length);
-	ub_digest_end(ub, m, &mac, digest);
+	ub_digest_begin(ub, m, block->index, &hash);
+	ub_hash_add(&hash, ub->buffer, length);
+	ub_hash_end(&hash, digest);
 	return ub_same(digest, m->digests + block->index * UB_DIGEST, UB_DIGEST);
 }
 
@@ -115,7 +115,7 @@ static void remember_recorded(struct unbrickd *ub)
 {
 	uint32_t i;
 
-	ub->recorded_count = ub->generation.count;
+	ub->recorded_count = (uint8_t)ub->generation.count;
 	for (i = 0; i < ub->generation.count; i++) {
 		const struct ub_manifest *m = &ub->generation.manifest[i];
 
@@ -223,7 +223,7 @@ void ub_check(struct unbrickd *ub, bool button, bool repaired)
 	event->u.checked.named = ub->decision.named;
 	event->u.checked.rejected_from = ub->decision.rejected_from;
 	event->u.checked.rejected_to = ub->decision.rejected_to;
-	event->u.checked.part_count = ub->generation.count;
+	event->u.checked.part_count = (uint8_t)ub->generation.count;
 	event->u.checked.parts = ub->part;
 	ub_tell(ub);
 }

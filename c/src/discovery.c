@@ -14,21 +14,23 @@ static bool same_peer(const struct unbrickd_peer *a, const struct unbrickd_peer 
 	return !memcmp(a->octets, b->octets, sizeof(a->octets));
 }
 
+static bool holds_device(const struct ub_server *server)
+{
+	return server->ack[UB_PROBE_ACK_FLAGS] & UB_HOLDS_DEVICE;
+}
+
 static uint64_t earliest_probe(const struct unbrickd *ub)
 {
-	const struct ub_discovery *d = &ub->discovery;
-	uint64_t apart_us = d->probed_us + UB_FIRST_WAIT;
-
-	return d->probed && apart_us > ub->now_us ? apart_us : ub->now_us;
+	return ub->discovery.probe_us > ub->now_us ? ub->discovery.probe_us : ub->now_us;
 }
 
 void ub_discovery_restart(struct unbrickd *ub)
 {
 	struct ub_discovery *d = &ub->discovery;
 
-	d->found_count = 0;
+	d->found_count = d->holding_count = 0;
 	ub->io->random(ub->config->app, d->nonce, UB_NONCE);
-	ub_repeater_start(&d->repeater, earliest_probe(ub), UB_FOR_EVER);
+	ub_repeater_start(ub, earliest_probe(ub), UB_FOR_EVER);
 }
 
 /* Whether that one is to be left alone for now; NULL: any. */
@@ -61,12 +63,12 @@ static void take_announce(struct unbrickd *ub, const struct unbrickd_peer *peer)
 {
 	struct ub_discovery *d = &ub->discovery;
 	struct unbrickd_peer *entry = d->announced;
-	uint64_t soon_us = earliest_probe(ub);
 
 	while (entry < d->announced + d->announced_count && !same_peer(entry, peer))
 		entry++;
 	if (entry == d->announced + d->announced_count) {
-		d->repeater.due_us = soon_us < d->repeater.due_us ? soon_us : d->repeater.due_us;
+		if (ub->repeater.due_us > earliest_probe(ub))
+			ub->repeater.due_us = earliest_probe(ub);
 		if (d->announced_count < UB_MAX_ANNOUNCED)
 			d->announced_count++;
 		else
@@ -91,21 +93,19 @@ static void take_probe_ack(struct unbrickd *ub, const struct unbrickd_peer *peer
 	}
 	for (server = d->found; server < d->found + d->found_count; server++) {
 		if (same_peer(&server->peer, peer) ||
-		    !memcmp(server->server_id, body + UB_PROBE_ACK_SERVER_ID, UB_SERVER_ID))
+		    !memcmp(server->ack + UB_PROBE_ACK_SERVER_ID, body + UB_PROBE_ACK_SERVER_ID, UB_SERVER_ID))
 			return;
 	}
 	if (!d->found_count++)
 		d->choose_us = ub->now_us + COLLECT_US;
 	server->peer = *peer;
-	memcpy(server->server_id, body + UB_PROBE_ACK_SERVER_ID, UB_SERVER_ID);
-	memcpy(server->cookie, body + UB_PROBE_ACK_COOKIE, UB_COOKIE);
-	server->holds_device = body[UB_PROBE_ACK_FLAGS] & UB_HOLDS_DEVICE;
-	server->max_message = ub_u16(body + UB_PROBE_ACK_MAX_MESSAGE);
+	memcpy(server->ack, body, sizeof(server->ack));
+	d->holding_count += holds_device(server);
 	/*
 	 * One that holds this device is chosen at once. But where servers had to be avoided, the choice is made at random
 	 * among those that answer: one that answers first and never helps must not be chosen each time.
 	 */
-	if (server->holds_device && !is_avoided(ub, NULL))
+	if (holds_device(server) && !is_avoided(ub, NULL))
 		d->choose_us = ub->now_us;
 }
 
@@ -121,19 +121,17 @@ void ub_discovery_receive(struct unbrickd *ub, const struct unbrickd_peer *peer,
 		take_probe_ack(ub, peer, body);
 }
 
+/* At random, among those that hold this device if there are any. */
 static const struct ub_server *choose(struct unbrickd *ub)
 {
-	struct ub_discovery *d = &ub->discovery;
-	const struct ub_server *server;
-	uint32_t i, holding = 0, skip;
-	uint8_t random;
+	const struct ub_discovery *d = &ub->discovery;
+	const struct ub_server *server = d->found;
+	uint8_t random, skip;
 
-	for (i = 0; i < d->found_count; i++)
-		holding += d->found[i].holds_device;
 	ub->io->random(ub->config->app, &random, 1);
-	skip = random % (holding ? holding : d->found_count);
-	for (server = d->found; (holding && !server->holds_device) || skip--; server++)
-		;
+	skip = (uint8_t)(random % (d->holding_count ? d->holding_count : d->found_count));
+	while ((d->holding_count && !holds_device(server)) || skip--)
+		server++;
 	return server;
 }
 
@@ -154,12 +152,8 @@ static void probe(struct unbrickd *ub)
 	const struct unbrickd_config *config = ub->config;
 	struct ub_discovery *d = &ub->discovery;
 	uint32_t i;
-	uint8_t random;
 
-	ub->io->random(config->app, &random, 1);
-	d->probed = true;
-	d->probed_us = ub->now_us;
-	ub_repeater_sent(&d->repeater, ub->now_us, 2u * random);
+	d->probe_us = ub->now_us + UB_FIRST_WAIT;
 	ub_begin(ub, UB_PROBE);
 	ub_add_octets(ub, ub->identity.device_id, UB_DEVICE_ID);
 	ub_add_octets(ub, d->nonce, UB_NONCE);
@@ -179,12 +173,12 @@ const struct ub_server *ub_discovery_poll(struct unbrickd *ub)
 
 	if (d->found_count)
 		return ub->now_us >= d->choose_us ? choose(ub) : NULL;
-	if (ub_repeater_due(&d->repeater, ub->now_us))
+	if (ub_repeater_poll(ub))
 		probe(ub);
 	return NULL;
 }
 
-uint64_t ub_discovery_timer(const struct ub_discovery *d)
+uint64_t ub_discovery_timer(const struct unbrickd *ub)
 {
-	return d->found_count ? d->choose_us : d->repeater.due_us;
+	return ub->discovery.found_count ? ub->discovery.choose_us : ub->repeater.due_us;
 }

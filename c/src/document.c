@@ -103,15 +103,15 @@ int ub_open_document(struct unbrickd *ub)
 	const struct ub_generation *g = &ub->generation;
 	uint32_t length = ub->document_bytes - UB_DIGEST;
 	uint8_t digest[UB_DIGEST];
-	struct ub_hmac mac;
+	struct ub_hash mac;
 	int error;
 
 	if (ub->document_bytes < UB_DIGEST)
 		return UNBRICKD_E_MAC;
 	/* The MAC first: what this device did not seal is not even looked at. */
-	ub_hmac_begin(ub, &mac, ub->keys.manifest, UB_DIGEST);
-	ub->io->sha256_add(&mac.hash, ub->document, length);
-	ub_hmac_end(ub, &mac, digest);
+	ub_hash_begin(ub, &mac, ub->keys[UB_KEY_MANIFEST], UB_DIGEST);
+	ub_hash_add(&mac, ub->document, length);
+	ub_hash_end(&mac, digest);
 	if (!ub_same(digest, ub->document + length, UB_DIGEST))
 		return UNBRICKD_E_MAC;
 	error = ub_decode_document(ub->document, ub->document_bytes, &ub->generation);
@@ -124,38 +124,35 @@ int ub_open_document(struct unbrickd *ub)
 
 void ub_image_digest(struct unbrickd *ub, const struct ub_manifest *m, uint8_t digest[UB_DIGEST])
 {
-	struct unbrickd_sha256 hash;
-	uint8_t octets[8];
+	struct ub_hash hash;
 
-	ub_put_u32(octets, m->length);
-	ub_put_u32(octets + 4, m->run_count);
-	ub->io->sha256_begin(&hash);
-	ub->io->sha256_add(&hash, (const uint8_t *)"unbrickd image v1", 17);
-	ub->io->sha256_add(&hash, octets, sizeof(octets));
-	ub->io->sha256_add(&hash, m->runs, (uint32_t)m->run_count * RUN);
-	ub->io->sha256_add(&hash, m->transfer_digests, m->erase_blocks * UB_DIGEST);
-	ub->io->sha256_end(&hash, digest);
+	ub_hash_begin(ub, &hash, NULL, 0);
+	ub_hash_add(&hash, "unbrickd image v1", 17);
+	ub_hash_add_u32(&hash, m->length);
+	ub_hash_add_u32(&hash, m->run_count);
+	ub_hash_add(&hash, m->runs, (uint32_t)m->run_count * RUN);
+	ub_hash_add(&hash, m->transfer_digests, m->erase_blocks * UB_DIGEST);
+	ub_hash_end(&hash, digest);
 }
 
 /* §3.3: over label, model, version, rollback index and image digest. */
 static int check_maker_signature(struct unbrickd *ub, const struct ub_manifest *m)
 {
 	const struct ub_identity *identity = &ub->identity;
-	uint8_t digest[UB_DIGEST], octets[4];
-	struct unbrickd_sha256 hash;
+	uint8_t digest[UB_DIGEST];
+	struct ub_hash hash;
 
 	/* The image digest of a sealed component names ciphertext: a signature on it would not speak of the flash. */
 	if (m->sealed || !m->signature_bytes)
 		return UNBRICKD_E_SIGNATURE;
 	ub_image_digest(ub, m, digest);
-	ub_put_u32(octets, m->rollback_index);
-	ub->io->sha256_begin(&hash);
-	ub->io->sha256_add(&hash, (const uint8_t *)"unbrickd firmware v1", 20);
-	ub->io->sha256_add(&hash, identity->model, UB_MODEL);
-	ub->io->sha256_add(&hash, m->version, UB_VERSION);
-	ub->io->sha256_add(&hash, octets, sizeof(octets));
-	ub->io->sha256_add(&hash, digest, sizeof(digest));
-	ub->io->sha256_end(&hash, digest);
+	ub_hash_begin(ub, &hash, NULL, 0);
+	ub_hash_add(&hash, "unbrickd firmware v1", 20);
+	ub_hash_add(&hash, identity->model, UB_MODEL);
+	ub_hash_add(&hash, m->version, UB_VERSION);
+	ub_hash_add_u32(&hash, m->rollback_index);
+	ub_hash_add(&hash, digest, sizeof(digest));
+	ub_hash_end(&hash, digest);
 	if (ub->io->verify_signature(ub->config->app, identity->maker_key, identity->maker_key_bytes, digest,
 				     m->signature, m->signature_bytes))
 		return UNBRICKD_E_SIGNATURE;

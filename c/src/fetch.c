@@ -16,10 +16,10 @@ static void begin(struct unbrickd *ub)
 
 	ub->transfer = ub->transfer == 0xFFFF ? 1 : (uint16_t)(ub->transfer + 1);
 	f->transfer = ub->transfer;
-	f->max_block = (uint16_t)(ub_min(ub->server.max_message, ub->max_message) - UB_BLOCK_OVERHEAD);
+	f->max_block = (uint16_t)(ub_min(ub_u16(ub->server.ack + UB_PROBE_ACK_MAX_MESSAGE), ub->max_message) - UB_BLOCK_OVERHEAD);
 	f->started = f->ack_due = f->is_writing = f->is_second_try = false;
 	f->done = f->rejected = 0;
-	ub_repeater_start(&f->repeater, ub->now_us, UB_TRIES);
+	ub_repeater_start(ub, ub->now_us, UB_TRIES);
 	ub->state = UB_FETCHING;
 }
 
@@ -151,15 +151,19 @@ bool ub_fetch_accept(struct unbrickd *ub)
 	return true;
 }
 
-static void send_data_request(struct unbrickd *ub)
+static int ask(struct unbrickd *ub)
 {
 	const struct ub_fetch *f = &ub->fetch;
+	int due = ub_repeater_poll(ub);
 
+	if (due <= 0)
+		return due;
 	ub_begin(ub, UB_DATA_REQUEST);
 	ub_add(ub, (uint32_t)f->component << 24 | f->max_block);
 	ub_add(ub, ub->offer_generation);
 	ub_add_octets(ub, f->digest, UB_DIGEST);
 	ub_answer(ub);
+	return UNBRICKD_OK;
 }
 
 static void send_requests(struct unbrickd *ub)
@@ -196,22 +200,15 @@ int ub_fetch_poll(struct unbrickd *ub)
 		ub->max_message = UNBRICKD_MIN_MESSAGE;
 		begin(ub);
 	}
-	if (f->started) {
-		if (silent_us >= SILENCE_US)
-			return UNBRICKD_E_STALLED;
-		send_requests(ub);
-	} else {
-		if (ub_repeater_exhausted(&f->repeater, ub->now_us))
-			return UNBRICKD_E_SILENT;
-		if (ub_repeater_due(&f->repeater, ub->now_us)) {
-			ub_repeater_sent(&f->repeater, ub->now_us, UB_NO_JITTER);
-			send_data_request(ub);
-		}
-	}
+	if (!f->started)
+		return ask(ub);
+	if (silent_us >= SILENCE_US)
+		return UNBRICKD_E_STALLED;
+	send_requests(ub);
 	return UNBRICKD_OK;
 }
 
 uint64_t ub_fetch_timer(const struct unbrickd *ub)
 {
-	return ub->fetch.started ? ub_receiver_timer(&ub->receiver) : ub->fetch.repeater.due_us;
+	return ub->fetch.started ? ub_receiver_timer(&ub->receiver) : ub->repeater.due_us;
 }

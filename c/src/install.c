@@ -45,7 +45,7 @@ int ub_install_begin(struct unbrickd *ub)
 	event = ub_event(ub, UNBRICKD_OFFER_TAKEN, &ub->server.peer);
 	event->u.offer.generation = ub->generation.number;
 	event->u.offer.is_named = ub->generation.number == ub->decision.named;
-	event->u.offer.part_count = ub->generation.count;
+	event->u.offer.part_count = (uint8_t)ub->generation.count;
 	event->u.offer.parts = ub->part;
 	ub_tell(ub);
 	return UNBRICKD_OK;
@@ -68,22 +68,22 @@ static bool verify_head(struct unbrickd *ub, const struct ub_manifest *m)
 	const uint8_t *wanted = m->digests + ub->receiver.head.index * UB_DIGEST;
 	uint32_t at, piece, length = ub->receiver.head.length;
 	uint8_t digest[UB_DIGEST], counter[16];
-	struct ub_hmac mac;
+	struct ub_hash hash;
 
 	memcpy(counter, wanted, sizeof(counter));
-	ub_digest_begin(ub, m, ub->receiver.head.index, &mac);
+	ub_digest_begin(ub, m, ub->receiver.head.index, &hash);
 	for (at = 0; at < length; at += piece) {
 		uint8_t *octets;
 
 		piece = length - at;
 		octets = ub_receiver_head(&ub->receiver, at, &piece);
 		if (m->sealed) {
-			ub->io->aes256_ctr(ub->keys.enc, counter, octets, piece);
+			ub->io->aes256_ctr(ub->keys[UB_KEY_ENC], counter, octets, piece);
 			advance(counter, piece / 16);
 		}
-		ub->io->sha256_add(&mac.hash, octets, piece);
+		ub_hash_add(&hash, octets, piece);
 	}
-	ub_digest_end(ub, m, &mac, digest);
+	ub_hash_end(&hash, digest);
 	return ub_same(digest, wanted, UB_DIGEST);
 }
 

@@ -111,6 +111,7 @@ enum ub_field {
 	UB_PROBE_ACK_FLAGS = 41,		/* 1: enum ub_flag */
 	UB_PROBE_ACK_RETRY_S = 42,		/* 2 */
 	UB_PROBE_ACK_MAX_MESSAGE = 44,		/* 2 */
+	UB_PROBE_ACK_BYTES = 48,
 	UB_RESTORE_ACK_GENERATION = 0,
 	UB_RESTORE_ACK_FLAGS = 4,		/* 1: enum ub_flag */
 	UB_RESTORE_ACK_COUNT = 5,		/* 1 */
@@ -161,19 +162,23 @@ struct ub_identity {
 	const uint8_t *device_id, *model, *device_key, *recovery_secret, *maker_key;
 };
 
-struct ub_keys {
-	uint8_t manifest[UB_DIGEST], record[UB_DIGEST], good[UB_DIGEST], siv[UB_DIGEST], enc[UB_DIGEST];
-};
+enum ub_key { UB_KEY_MANIFEST, UB_KEY_RECORD, UB_KEY_GOOD, UB_KEY_SIV, UB_KEY_ENC, UB_KEYS };
 
-struct ub_hmac {
-	struct unbrickd_sha256 hash;
+/* A SHA-256 in progress, or an HMAC of it. */
+struct ub_hash {
+	const struct unbrickd_io *io;
+	struct unbrickd_sha256 state;
+	bool has_key;
 	uint8_t outer[64];
 };
 
-void ub_sha256(struct unbrickd *ub, const uint8_t *from, uint32_t length, uint8_t digest[UB_DIGEST]);
-/* Keys of up to 64 bytes. */
-void ub_hmac_begin(struct unbrickd *ub, struct ub_hmac *mac, const uint8_t *key, uint32_t key_length);
-void ub_hmac_end(struct unbrickd *ub, struct ub_hmac *mac, uint8_t digest[UB_DIGEST]);
+/* key: of up to 64 bytes, or NULL. */
+void ub_hash_begin(const struct unbrickd *ub, struct ub_hash *hash, const uint8_t *key, uint32_t key_length);
+void ub_hash_add(struct ub_hash *hash, const void *from, uint32_t length);
+/* The same, of four octets. */
+void ub_hash_add_u32(struct ub_hash *hash, uint32_t value);
+void ub_hash_end(struct ub_hash *hash, uint8_t digest[UB_DIGEST]);
+void ub_sha256(const struct unbrickd *ub, const uint8_t *from, uint32_t length, uint8_t digest[UB_DIGEST]);
 /* Into ub->identity. */
 int ub_decode_identity(struct unbrickd *ub, const uint8_t *octets, uint32_t length);
 /* ub->keys from ub->identity. */
@@ -191,8 +196,7 @@ struct ub_manifest {
 };
 
 struct ub_generation {
-	uint32_t number;
-	uint8_t count;
+	uint32_t number, count;
 	const uint8_t *device_id, *model;
 	struct ub_manifest manifest[UNBRICKD_MAX_COMPONENTS];
 };
@@ -201,10 +205,9 @@ struct ub_generation {
 int ub_decode_document(const uint8_t *document, uint32_t length, struct ub_generation *generation);
 /* ub->generation from ub->document, of this device only: UNBRICKD_E_MAC, too. */
 int ub_open_document(struct unbrickd *ub);
-/* The digest that the manifest has of such an erase block: begin, add to mac->hash, end. */
-void ub_digest_begin(struct unbrickd *ub, const struct ub_manifest *manifest, uint32_t index, struct ub_hmac *mac);
-void ub_digest_end(struct unbrickd *ub, const struct ub_manifest *manifest, struct ub_hmac *mac,
-		   uint8_t digest[UB_DIGEST]);
+/* Begin the digest that the manifest has of that erase block; add what it holds. */
+void ub_digest_begin(const struct unbrickd *ub, const struct ub_manifest *manifest, uint32_t index,
+		     struct ub_hash *hash);
 void ub_image_digest(struct unbrickd *ub, const struct ub_manifest *manifest, uint8_t digest[UB_DIGEST]);
 /* Whether the firmware of ub->generation may run here: UNBRICKD_E_ROLLBACK, _SIGNATURE. */
 int ub_check_authority(struct unbrickd *ub, uint32_t rollback_floor);
@@ -326,22 +329,17 @@ int ub_install_finish(struct unbrickd *ub);
 #define UB_FIRST_WAIT (UB_SECOND / 4)
 #define UB_TRIES 8
 #define UB_FOR_EVER 0xFF
-#define UB_NO_JITTER 255
 
-/* Time since then, at most UINT32_MAX. */
-uint32_t ub_since(uint64_t now_us, uint64_t then_us);
-
+/* Of the one request that is repeated at a time. */
 struct ub_repeater {
 	uint64_t due_us;
 	uint32_t wait_us;
 	uint8_t left;
 };
 
-void ub_repeater_start(struct ub_repeater *r, uint64_t now_us, uint8_t tries);
-bool ub_repeater_due(const struct ub_repeater *r, uint64_t now_us);
-bool ub_repeater_exhausted(const struct ub_repeater *r, uint64_t now_us);
-/* jitter: 0 to 510 for -20 % to +20 %, so that a street does not ask in step */
-void ub_repeater_sent(struct ub_repeater *r, uint64_t now_us, uint32_t jitter);
+void ub_repeater_start(struct unbrickd *ub, uint64_t due_us, uint8_t tries);
+/* 1: send it now; 0: not yet; UNBRICKD_E_SILENT: the last one's wait is over. */
+int ub_repeater_poll(struct unbrickd *ub);
 
 /* --- discovery.c: protocol.md §1, §4.1, §4.2 --- */
 
@@ -352,10 +350,7 @@ void ub_repeater_sent(struct ub_repeater *r, uint64_t now_us, uint32_t jitter);
 
 struct ub_server {
 	struct unbrickd_peer peer;
-	uint8_t server_id[UB_SERVER_ID];
-	uint8_t cookie[UB_COOKIE];
-	bool holds_device;
-	uint16_t max_message;
+	uint8_t ack[UB_PROBE_ACK_BYTES];	/* the body of its Probe-Ack */
 };
 
 struct ub_avoided {
@@ -365,10 +360,8 @@ struct ub_avoided {
 
 struct ub_discovery {
 	uint8_t nonce[UB_NONCE];
-	uint8_t announced_count, found_count;
-	bool probed;
-	uint64_t probed_us, choose_us;	/* choose_us: once one is found */
-	struct ub_repeater repeater;
+	uint8_t announced_count, found_count, holding_count;	/* holding: of those found, how many hold this device */
+	uint64_t probe_us, choose_us;	/* probe_us: the next Probe, at the earliest; choose_us: once one is found */
 	struct unbrickd_peer announced[UB_MAX_ANNOUNCED];	/* the latest last */
 	struct ub_server found[UB_MAX_FOUND];
 	struct ub_avoided avoided[UB_MAX_AVOIDED];
@@ -379,7 +372,7 @@ void ub_discovery_avoid(struct unbrickd *ub, const struct unbrickd_peer *peer, u
 void ub_discovery_receive(struct unbrickd *ub, const struct unbrickd_peer *peer, const struct ub_message *message);
 /* Sends the Probes that are due. The server chosen, once there is one. */
 const struct ub_server *ub_discovery_poll(struct unbrickd *ub);
-uint64_t ub_discovery_timer(const struct ub_discovery *d);
+uint64_t ub_discovery_timer(const struct unbrickd *ub);
 
 /* --- window.c: how many blocks may be outstanding, and for how long --- */
 
@@ -491,7 +484,6 @@ struct ub_fetch {
 	bool is_writing, is_second_try;	/* the erase block at the head: it was verified, and so much of it written */
 	uint32_t written;
 	uint8_t digest[UB_DIGEST];
-	struct ub_repeater repeater;
 };
 
 void ub_fetch_document(struct unbrickd *ub);
@@ -530,7 +522,7 @@ void ub_answer(struct unbrickd *ub);
 struct unbrickd_event *ub_event(struct unbrickd *ub, enum unbrickd_event_kind kind, const struct unbrickd_peer *server);
 void ub_tell(struct unbrickd *ub);
 
-/* What is small and used everywhere comes first: it is reached by the shortest instructions. */
+/* What is small and used everywhere comes first, octets before words: it is reached by the shortest instructions. */
 struct unbrickd {
 	const struct unbrickd_config *config;
 	const struct unbrickd_io *io;
@@ -538,36 +530,37 @@ struct unbrickd {
 	bool stopped;		/* a flash function said so: no function is called any more */
 	bool stirred;		/* a message came or went, or flash worked: see session.c */
 	bool muted;		/* what is sent now would not be answered any more */
+	bool holds_record;	/* the document in memory is the boot record's, opened */
+	bool is_compared;	/* part and damage are of that document and of the flash as it is */
+	bool offered, booted;
+	bool flash_changed, installing, restored;
+	uint8_t light;		/* enum unbrickd_light */
+	uint8_t state;		/* enum ub_state */
+	uint8_t setbacks, withdrawn, recorded_count;
 
 	/* the memory behind this struct */
 	uint8_t *buffer;	/* the receiver's ring; else for erase blocks, the largest fits */
 	uint32_t buffer_bytes;
-	uint32_t half_bytes;	/* of the boot record */
 	uint8_t *damage;	/* a bit per erase block of all components */
 	uint8_t *document;	/* what is being verified, installed or fetched */
 	uint32_t document_room, document_bytes;
-	bool holds_record;	/* that document is the boot record's, opened */
-	bool is_compared;	/* ub->part and the map of damage are of that document and of the flash as it is */
 
 	/* the bootloader */
-	bool offered, booted;
-	enum unbrickd_light light;
+	uint32_t half_bytes;	/* of the boot record */
 	uint32_t failed_generation;
-	uint64_t retry_us, boot_anyway_us;	/* UNBRICKD_NEVER: not set */
+	int flash_failure;
 	struct ub_findings findings;
 	struct ub_decision decision;
 
 	/* the restore session */
-	enum ub_state state;
-	bool flash_changed, installing, restored;
-	uint8_t setbacks, withdrawn;
 	uint16_t transfer, max_message;	/* transfer: the number of the last one begun */
 	uint32_t session;	/* 0: with none */
-	int flash_failure;
 	uint32_t payload_bytes;
 	uint32_t offer_generation, offer_document_bytes;
-	struct ub_repeater repeater;
+	struct ub_generation generation;	/* of the document, once it is opened */
+	uint64_t retry_us, boot_anyway_us;	/* UNBRICKD_NEVER: not set */
 	uint64_t progress_us;
+	struct ub_repeater repeater;
 	struct ub_fetch fetch;
 	uint8_t offer_digest[UB_DIGEST];
 	struct ub_server server;
@@ -575,10 +568,8 @@ struct unbrickd {
 
 	struct ub_identity identity;
 	struct ub_record record;
-	struct ub_keys keys;
-	uint8_t recorded_count;
+	uint8_t keys[UB_KEYS][UB_DIGEST];
 	struct unbrickd_part part[UNBRICKD_MAX_COMPONENTS];	/* of the generation */
-	struct ub_generation generation;	/* of the document, once it is opened */
 	struct unbrickd_booting booting;
 	struct ub_writer writer;
 	struct unbrickd_event event;	/* the one being told */

@@ -37,7 +37,7 @@ uint32_t ub_record_capacity(uint32_t half_bytes)
 }
 
 /* All of `length` bytes through the hash, by way of the erase block's buffer. */
-static int hash_flash(struct unbrickd *ub, struct unbrickd_sha256 *hash, uint32_t offset, uint32_t length)
+static int hash_flash(struct unbrickd *ub, struct ub_hash *hash, uint32_t offset, uint32_t length)
 {
 	while (length) {
 		uint32_t size = ub_min(length, ub->buffer_bytes);
@@ -45,7 +45,7 @@ static int hash_flash(struct unbrickd *ub, struct unbrickd_sha256 *hash, uint32_
 
 		if (error)
 			return error;
-		ub->io->sha256_add(hash, ub->buffer, size);
+		ub_hash_add(hash, ub->buffer, size);
 		offset += size;
 		length -= size;
 	}
@@ -73,7 +73,7 @@ static int read_journal(struct unbrickd *ub, struct copy *copy, uint32_t half_at
 static void read_copy(struct unbrickd *ub, uint32_t half_at, struct copy *copy)
 {
 	uint8_t head[HEAD], mac[MAC];
-	struct ub_hmac hmac;
+	struct ub_hash hash;
 	uint32_t i;
 
 	memset(copy, 0, sizeof(*copy));
@@ -86,11 +86,11 @@ static void read_copy(struct unbrickd *ub, uint32_t half_at, struct copy *copy)
 	    copy->numbers[UB_REJECTED_FROM] > copy->numbers[UB_REJECTED_TO])
 		return;
 	copy->journal_at = ub_journal_start(copy->numbers[UB_DOCUMENT_BYTES]);
-	ub_hmac_begin(ub, &hmac, ub->keys.record, UB_DIGEST);
-	ub->io->sha256_add(&hmac.hash, head, HEAD);
-	if (hash_flash(ub, &hmac.hash, half_at + HEAD, copy->numbers[UB_DOCUMENT_BYTES]))
+	ub_hash_begin(ub, &hash, ub->keys[UB_KEY_RECORD], UB_DIGEST);
+	ub_hash_add(&hash, head, HEAD);
+	if (hash_flash(ub, &hash, half_at + HEAD, copy->numbers[UB_DOCUMENT_BYTES]))
 		return;
-	ub_hmac_end(ub, &hmac, mac);
+	ub_hash_end(&hash, mac);
 	/* A copy that cannot be read is a torn copy: the other one is there for this. */
 	if (ub_read(ub, UB_RECORD_PART, half_at + HEAD + copy->numbers[UB_DOCUMENT_BYTES], copy->mac, MAC) ||
 	    !ub_same(mac, copy->mac, MAC) || read_journal(ub, copy, half_at))

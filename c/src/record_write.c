@@ -14,7 +14,7 @@ struct image {
 
 static void make_image(struct unbrickd *ub, uint32_t sequence, struct image *image)
 {
-	struct ub_hmac hmac;
+	struct ub_hash hash;
 	uint32_t i;
 
 	memset(image->head, 0, HEAD);
@@ -27,10 +27,10 @@ static void make_image(struct unbrickd *ub, uint32_t sequence, struct image *ima
 		ub_put_u32(image->head + NUMBERS_AT + 4 * i, ub->record.numbers[i]);
 	image->sequence = sequence;
 	image->journal_at = ub_journal_start(ub->document_bytes);
-	ub_hmac_begin(ub, &hmac, ub->keys.record, UB_DIGEST);
-	ub->io->sha256_add(&hmac.hash, image->head, HEAD);
-	ub->io->sha256_add(&hmac.hash, ub->document, ub->document_bytes);
-	ub_hmac_end(ub, &hmac, image->mac);
+	ub_hash_begin(ub, &hash, ub->keys[UB_KEY_RECORD], UB_DIGEST);
+	ub_hash_add(&hash, image->head, HEAD);
+	ub_hash_add(&hash, ub->document, ub->document_bytes);
+	ub_hash_end(&hash, image->mac);
 }
 
 /* What of a piece that lies at `at` falls into the erase block's buffer, which begins at `begin`. */

@@ -4,34 +4,31 @@
 
 #define LONGEST_WAIT (2 * UB_SECOND)
 
-uint32_t ub_since(uint64_t now_us, uint64_t then_us)
+void ub_repeater_start(struct unbrickd *ub, uint64_t due_us, uint8_t tries)
 {
-	if (now_us <= then_us)
+	ub->repeater.due_us = due_us;
+	ub->repeater.wait_us = UB_FIRST_WAIT;
+	ub->repeater.left = tries;
+}
+
+int ub_repeater_poll(struct unbrickd *ub)
+{
+	struct ub_repeater *r = &ub->repeater;
+	uint8_t random;
+	uint32_t twice = 255;
+
+	if (ub->now_us < r->due_us)
 		return 0;
-	return now_us - then_us > UINT32_MAX ? UINT32_MAX : (uint32_t)(now_us - then_us);
-}
-
-void ub_repeater_start(struct ub_repeater *r, uint64_t now_us, uint8_t tries)
-{
-	r->due_us = now_us;
-	r->wait_us = UB_FIRST_WAIT;
-	r->left = tries;
-}
-
-bool ub_repeater_due(const struct ub_repeater *r, uint64_t now_us)
-{
-	return r->left && now_us >= r->due_us;
-}
-
-bool ub_repeater_exhausted(const struct ub_repeater *r, uint64_t now_us)
-{
-	return !r->left && now_us >= r->due_us;
-}
-
-void ub_repeater_sent(struct ub_repeater *r, uint64_t now_us, uint32_t jitter)
-{
-	r->due_us = now_us + r->wait_us / 5 * 4 + r->wait_us / 5 * 2 * jitter / (2 * UB_NO_JITTER);
-	r->wait_us = ub_min(2 * r->wait_us, LONGEST_WAIT);
-	if (r->left != UB_FOR_EVER)
+	if (!r->left)
+		return UNBRICKD_E_SILENT;
+	if (r->left == UB_FOR_EVER) {
+		/* A wait of 80 to 120 %, so that a street does not ask in step. */
+		ub->io->random(ub->config->app, &random, 1);
+		twice = 2u * random;
+	} else {
 		r->left--;
+	}
+	r->due_us = ub->now_us + r->wait_us / 5 * 4 + r->wait_us / 5 * 2 * twice / (2 * 255);
+	r->wait_us = ub_min(2 * r->wait_us, LONGEST_WAIT);
+	return 1;
 }

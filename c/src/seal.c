@@ -10,40 +10,57 @@
 #define POLICY_MAKER 1
 #define POLICY_OWNER 2
 
-void ub_sha256(struct unbrickd *ub, const uint8_t *from, uint32_t length, uint8_t digest[UB_DIGEST])
-{
-	struct unbrickd_sha256 hash;
-
-	ub->io->sha256_begin(&hash);
-	ub->io->sha256_add(&hash, from, length);
-	ub->io->sha256_end(&hash, digest);
-}
-
 /* RFC 2104; none of our keys is longer than a block. */
-void ub_hmac_begin(struct unbrickd *ub, struct ub_hmac *mac, const uint8_t *key, uint32_t key_length)
+void ub_hash_begin(const struct unbrickd *ub, struct ub_hash *hash, const uint8_t *key, uint32_t key_length)
 {
-	uint8_t inner[sizeof(mac->outer)];
+	uint8_t inner[sizeof(hash->outer)];
 	uint32_t i;
 
+	hash->io = ub->io;
+	hash->has_key = key != NULL;
+	hash->io->sha256_begin(&hash->state);
+	if (!key)
+		return;
 	for (i = 0; i < sizeof(inner); i++) {
 		uint8_t octet = i < key_length ? key[i] : 0;
 
 		inner[i] = octet ^ 0x36;
-		mac->outer[i] = octet ^ 0x5C;
+		hash->outer[i] = octet ^ 0x5C;
 	}
-	ub->io->sha256_begin(&mac->hash);
-	ub->io->sha256_add(&mac->hash, inner, sizeof(inner));
+	ub_hash_add(hash, inner, sizeof(inner));
 }
 
-void ub_hmac_end(struct unbrickd *ub, struct ub_hmac *mac, uint8_t digest[UB_DIGEST])
+void ub_hash_add(struct ub_hash *hash, const void *from, uint32_t length)
 {
-	uint8_t inner[UB_DIGEST];
+	hash->io->sha256_add(&hash->state, from, length);
+}
 
-	ub->io->sha256_end(&mac->hash, inner);
-	ub->io->sha256_begin(&mac->hash);
-	ub->io->sha256_add(&mac->hash, mac->outer, sizeof(mac->outer));
-	ub->io->sha256_add(&mac->hash, inner, sizeof(inner));
-	ub->io->sha256_end(&mac->hash, digest);
+void ub_hash_add_u32(struct ub_hash *hash, uint32_t value)
+{
+	uint8_t octets[4];
+
+	ub_put_u32(octets, value);
+	ub_hash_add(hash, octets, sizeof(octets));
+}
+
+void ub_hash_end(struct ub_hash *hash, uint8_t digest[UB_DIGEST])
+{
+	hash->io->sha256_end(&hash->state, digest);
+	if (hash->has_key) {
+		hash->io->sha256_begin(&hash->state);
+		ub_hash_add(hash, hash->outer, sizeof(hash->outer));
+		ub_hash_add(hash, digest, UB_DIGEST);
+		hash->io->sha256_end(&hash->state, digest);
+	}
+}
+
+void ub_sha256(const struct unbrickd *ub, const uint8_t *from, uint32_t length, uint8_t digest[UB_DIGEST])
+{
+	struct ub_hash hash;
+
+	ub_hash_begin(ub, &hash, NULL, 0);
+	ub_hash_add(&hash, from, length);
+	ub_hash_end(&hash, digest);
 }
 
 int ub_decode_identity(struct unbrickd *ub, const uint8_t *octets, uint32_t length)
@@ -76,62 +93,44 @@ int ub_decode_identity(struct unbrickd *ub, const uint8_t *octets, uint32_t leng
 	return UNBRICKD_OK;
 }
 
-/* device_id: NULL for a key of the device, K(label); else S(label). */
-static void derive(struct unbrickd *ub, const uint8_t *secret, uint32_t secret_bytes, const char *label,
-		   const uint8_t *device_id, uint8_t key[UB_DIGEST])
-{
-	struct ub_hmac mac;
-
-	ub_hmac_begin(ub, &mac, secret, secret_bytes);
-	ub->io->sha256_add(&mac.hash, (const uint8_t *)label, (uint32_t)strlen(label));
-	if (device_id)
-		ub->io->sha256_add(&mac.hash, device_id, UB_DEVICE_ID);
-	ub_hmac_end(ub, &mac, key);
-}
-
+/* §2.1: K(label), and S(label), which names the device. */
 void ub_derive_keys(struct unbrickd *ub)
 {
+	static const char labels[UB_KEYS][9] = { "manifest", "record", "good", "siv", "enc" };
 	const struct ub_identity *identity = &ub->identity;
-	struct ub_keys *keys = &ub->keys;
+	struct ub_hash hash;
+	uint32_t i;
 
-	derive(ub, identity->device_key, 32, "unbrickd manifest v1", NULL, keys->manifest);
-	derive(ub, identity->device_key, 32, "unbrickd record v1", NULL, keys->record);
-	derive(ub, identity->device_key, 32, "unbrickd good v1", NULL, keys->good);
-	derive(ub, identity->recovery_secret, 16, "unbrickd siv v1", identity->device_id, keys->siv);
-	derive(ub, identity->recovery_secret, 16, "unbrickd enc v1", identity->device_id, keys->enc);
+	for (i = 0; i < UB_KEYS; i++) {
+		bool names_device = i >= UB_KEY_SIV;
+
+		ub_hash_begin(ub, &hash, names_device ? identity->recovery_secret : identity->device_key,
+			      names_device ? 16 : 32);
+		ub_hash_add(&hash, "unbrickd ", 9);
+		ub_hash_add(&hash, labels[i], (uint32_t)strlen(labels[i]));
+		ub_hash_add(&hash, " v1", 3);
+		if (names_device)
+			ub_hash_add(&hash, identity->device_id, UB_DEVICE_ID);
+		ub_hash_end(&hash, ub->keys[i]);
+	}
 }
 
 void ub_good_seal(struct unbrickd *ub, uint32_t number, const uint8_t *document_digest, uint8_t seal[UB_DIGEST])
 {
-	struct ub_hmac mac;
-	uint8_t octets[4];
+	struct ub_hash hash;
 
-	ub_put_u32(octets, number);
-	ub_hmac_begin(ub, &mac, ub->keys.good, UB_DIGEST);
-	ub->io->sha256_add(&mac.hash, ub->identity.device_id, UB_DEVICE_ID);
-	ub->io->sha256_add(&mac.hash, octets, sizeof(octets));
-	ub->io->sha256_add(&mac.hash, document_digest, UB_DIGEST);
-	ub_hmac_end(ub, &mac, seal);
+	ub_hash_begin(ub, &hash, ub->keys[UB_KEY_GOOD], UB_DIGEST);
+	ub_hash_add(&hash, ub->identity.device_id, UB_DEVICE_ID);
+	ub_hash_add_u32(&hash, number);
+	ub_hash_add(&hash, document_digest, UB_DIGEST);
+	ub_hash_end(&hash, seal);
 }
 
-void ub_digest_begin(struct unbrickd *ub, const struct ub_manifest *m, uint32_t index, struct ub_hmac *mac)
+void ub_digest_begin(const struct unbrickd *ub, const struct ub_manifest *m, uint32_t index, struct ub_hash *hash)
 {
-	uint8_t place[5];
-
-	if (!m->sealed) {
-		ub->io->sha256_begin(&mac->hash);
-		return;
+	ub_hash_begin(ub, hash, m->sealed ? ub->keys[UB_KEY_SIV] : NULL, UB_DIGEST);
+	if (m->sealed) {
+		ub_hash_add(hash, &m->id, 1);
+		ub_hash_add_u32(hash, index);
 	}
-	place[0] = m->id;
-	ub_put_u32(place + 1, index);
-	ub_hmac_begin(ub, mac, ub->keys.siv, UB_DIGEST);
-	ub->io->sha256_add(&mac->hash, place, sizeof(place));
-}
-
-void ub_digest_end(struct unbrickd *ub, const struct ub_manifest *m, struct ub_hmac *mac, uint8_t digest[UB_DIGEST])
-{
-	if (m->sealed)
-		ub_hmac_end(ub, mac, digest);
-	else
-		ub->io->sha256_end(&mac->hash, digest);
 }

@@ -89,7 +89,7 @@ static void begin_asking(struct unbrickd *ub)
 {
 	ub->state = UB_ASKING;
 	ub->fetch.transfer = 0;
-	ub_repeater_start(&ub->repeater, ub->now_us, UB_TRIES);
+	ub_repeater_start(ub, ub->now_us, UB_TRIES);
 }
 
 /* The server has something else to offer, or may have. */
@@ -296,20 +296,18 @@ static void open_session(struct unbrickd *ub, const struct ub_server *server)
 	ub->withdrawn = 0;
 	ub->progress_us = ub->now_us;
 	begin_asking(ub);
-	ub_event(ub, UNBRICKD_SERVER_FOUND, &ub->server.peer)->u.holds_device = server->holds_device;
+	ub_event(ub, UNBRICKD_SERVER_FOUND, &ub->server.peer)->u.holds_device = server->ack[UB_PROBE_ACK_FLAGS] & UB_HOLDS_DEVICE;
 	ub_tell(ub);
 }
 
 static int ask(struct unbrickd *ub)
 {
+	int due = ub_repeater_poll(ub);
 
-	if (ub_repeater_exhausted(&ub->repeater, ub->now_us))
-		return UNBRICKD_E_SILENT;
-	if (!ub_repeater_due(&ub->repeater, ub->now_us))
-		return UNBRICKD_OK;
-	ub_repeater_sent(&ub->repeater, ub->now_us, UB_NO_JITTER);
+	if (due <= 0)
+		return due;
 	ub_begin(ub, UB_RESTORE);
-	ub_add_octets(ub, ub->server.cookie, UB_COOKIE);
+	ub_add_octets(ub, ub->server.ack + UB_PROBE_ACK_COOKIE, UB_COOKIE);
 	ub_add_octets(ub, ub->identity.device_id, UB_DEVICE_ID);
 	ub_add(ub, ub->decision.named);
 	ub_add(ub, ub->decision.rejected_from);
@@ -322,7 +320,7 @@ static int ask(struct unbrickd *ub)
 /* Flash works only when the network is quiet: what has come is taken first, and what is asked for is on its way. */
 static int pull(struct unbrickd *ub)
 {
-	int error = ub_since(ub->now_us, ub->progress_us) >= PROGRESS_US ? UNBRICKD_E_SLOW : ub_fetch_poll(ub);
+	int error = ub->now_us - ub->progress_us >= PROGRESS_US ? UNBRICKD_E_SLOW : ub_fetch_poll(ub);
 	bool writes = !error && !ub->stirred && ub_fetch_is_writable(ub);
 
 	ub->stirred = writes;
@@ -351,7 +349,7 @@ uint64_t ub_session_timer(const struct unbrickd *ub)
 {
 	switch (ub->state) {
 	case UB_PROBING:
-		return ub_discovery_timer(&ub->discovery);
+		return ub_discovery_timer(ub);
 	case UB_ASKING:
 		return ub->repeater.due_us;
 	case UB_FETCHING:

@@ -13,7 +13,7 @@
 
 /* Of each type that a device gets, how long its body is at least. */
 static const uint8_t SHORTEST[] = {
-	[UB_PROBE_ACK] = 48, [UB_RESTORE_ACK] = RESTORE_ACK_RECORDS, [UB_DATA_START] = UB_DATA_START_VERSION + 1,
+	[UB_PROBE_ACK] = UB_PROBE_ACK_BYTES, [UB_RESTORE_ACK] = RESTORE_ACK_RECORDS, [UB_DATA_START] = UB_DATA_START_VERSION + 1,
 	[UB_DATA_BLOCK] = 9, [UB_DATA_END] = 12, [UB_ERROR] = UB_ERROR_TEXT + 1, [UB_ANNOUNCE] = 20,
 };
 
