@@ -123,8 +123,8 @@ def _back_up(vault: Vault, software: DeviceSoftware) -> None:
     for manifest in sealed.generation.components:
         if vault.has_image(manifest):
             continue
-        upload = vault.stage(sealed.generation.device_id, manifest)
-        for block, _ in manifest.erase_blocks():
-            upload.write(block.offset_bytes, software.read_for_transfer(manifest, block.index))
-        vault.commit_image(upload, manifest)
+        staging = vault.stage(sealed.generation.device_id, manifest)
+        for index in staging.missing:
+            assert staging.put(index, software.read_for_transfer(manifest, index))
+        vault.commit_image(staging)
     vault.commit_generation(sealed, software.good_seal())

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One backup session: what differs, the uploads, and the commit that comes last (spec/protocol.md §5.2).
 
-Pure but for the vault, whose commits wait for the disk: while an image is made durable nothing else is served.
+Pure but for the vault, whose commits wait for the disk; the longest wait, for all of an image, is put off to whoever
+drives the server (`Port.wait_for`), and no other message of the session counts until it is over.
 Power cut: the generation is held with all its images, or not at all; erase blocks that came need not come again.
 """
 
@@ -44,6 +45,8 @@ class BackupSession:
         self._ack: m.BackupAck | None = None
         self._has_blocks = False
         """Blocks have come of late: more may be asked for once all that have come with them are taken."""
+        self._is_syncing = self._is_asked = self._is_suspended = False
+        """What came whole is being made durable; meanwhile the device asked whether it is; or the session has ended."""
 
     @property
     def at_rest(self) -> bool:
@@ -120,6 +123,8 @@ class BackupSession:
         match message:
             case m.Backup():
                 self._repeat_ack(message)
+            case m.DataStart() | m.DataBlock() | m.DataEnd() if self._is_syncing:
+                self._is_asked = self._is_asked or isinstance(message, m.DataEnd)
             case m.DataStart():
                 self._start(transfer, message, now_s)
             case m.DataBlock():
@@ -144,7 +149,8 @@ class BackupSession:
         self._check_start(transfer, start)
         self.suspend()
         if self._holds(start.component_id):
-            self._finish_transfer(transfer, m.DataStartAck(block_bytes=0, status=m.StartStatus.HELD))
+            self._ended[transfer] = m.DataStartAck(block_bytes=0, status=m.StartStatus.HELD)
+            self._send_ended(transfer)
             return
         manifest = self._manifest(start.component_id)
         sink = DocumentSink(self._backup) if manifest is None else ImageSink(self._vault, self.device_id, manifest)
@@ -162,8 +168,7 @@ class BackupSession:
             self._report_start(sink, manifest)
         if self._incoming.complete:
             # Every erase block was held already, from earlier images or an upload that was cut off.
-            self._store(now_s)
-            self._finish_transfer(transfer, m.DataStartAck(block_bytes=0, status=m.StartStatus.HELD))
+            self._keep(m.DataStartAck(block_bytes=0, status=m.StartStatus.HELD), now_s)
             return
         self.port.send(self._incoming.ack, transfer)
         self._advance(now_s)
@@ -231,30 +236,50 @@ class BackupSession:
             for message in incoming.messages(now_s):
                 self.port.send(message, incoming.transfer)
             return
-        transfer = incoming.transfer
-        try:
-            self._store(now_s)
-        except (Refusal, IntegrityError):
-            self._refuse_transfer(transfer)
-            raise
-        self._finish_transfer(transfer, m.DataEndAck(status=m.EndStatus.VERIFIED), announce=False)
+        self._keep(m.DataEndAck(status=m.EndStatus.VERIFIED), now_s)
 
-    def _store(self, now_s: float) -> None:
-        """What is being received is whole: keep it; commit the generation if nothing else is missing."""
+    def _keep(self, ack: m.DataStartAck | m.DataEndAck, now_s: float) -> None:
+        """What is being received is whole: once it is durable too, store it. Answer when it is asked for."""
+        self._is_asked = isinstance(ack, m.DataStartAck)
+        if not isinstance(self._sink, ImageSink):
+            self._store(ack, now_s)
+            return
+
+        def synced(error: StorageError | None, now_s: float) -> None:
+            self._is_syncing = False
+            if self._is_suspended:
+                self.suspend()
+            elif error is not None:
+                raise error
+            else:
+                self._store(ack, now_s)
+
+        self._is_syncing = True
+        self.port.wait_for(self._sink.sync, synced)
+
+    def _store(self, ack: m.DataStartAck | m.DataEndAck, now_s: float) -> None:
+        """Store it, commit the generation if nothing else is missing, and answer."""
         incoming, sink = self._incoming, self._sink
         assert incoming is not None
-        self._moved_bytes += incoming.stats.bytes_delivered
-        self._incoming = self._sink = None
-        if isinstance(sink, DocumentSink):
-            self._learn(sink.finish())
-        elif isinstance(sink, ImageSink):
-            manifest = self._manifest(incoming.start.component_id)
-            assert manifest is not None
-            sink.finish()
-            self._changed.append(manifest.name)
-            self._pending.discard(manifest.component_id)
-        if self._sealed is not None and not self._pending:
-            self._commit(self._sealed, now_s)
+        try:
+            self._moved_bytes += incoming.stats.bytes_delivered
+            self._incoming = self._sink = None
+            if isinstance(sink, DocumentSink):
+                self._learn(sink.finish())
+            elif isinstance(sink, ImageSink):
+                manifest = self._manifest(incoming.start.component_id)
+                assert manifest is not None
+                sink.finish()
+                self._changed.append(manifest.name)
+                self._pending.discard(manifest.component_id)
+            if self._sealed is not None and not self._pending:
+                self._commit(self._sealed, now_s)
+        except (Refusal, IntegrityError):
+            self._ended[incoming.transfer] = m.DataEndAck(status=m.EndStatus.REFUSED)
+            raise
+        self._ended[incoming.transfer] = ack
+        if self._is_asked:
+            self._send_ended(incoming.transfer)
 
     def _commit(self, sealed: SealedGeneration, now_s: float) -> None:
         """Last of all, because a generation must not show before everything it names is held."""
@@ -273,11 +298,6 @@ class BackupSession:
             )
         )
         self._forget_if_done()
-
-    def _finish_transfer(self, transfer: int, ack: m.DataStartAck | m.DataEndAck, *, announce: bool = True) -> None:
-        self._ended[transfer] = ack
-        if announce:
-            self._send_ended(transfer)
 
     def _send_ended(self, transfer: int) -> None:
         ack = self._ended[transfer]
@@ -322,7 +342,7 @@ class BackupSession:
     # Time and end
 
     def timer(self) -> float | None:
-        if self._incoming is None:
+        if self._incoming is None or self._is_syncing:
             return None
         return 0.0 if self._has_blocks else self._incoming.timer()
 
@@ -337,6 +357,9 @@ class BackupSession:
 
     def suspend(self) -> None:
         """Keep what has come of an unfinished transfer for the next session of this device. Never raises."""
+        if self._is_syncing:
+            self._is_suspended = True  # as soon as that is over
+            return
         incoming, self._incoming, self._sink = self._incoming, None, None
         if incoming is not None:
             self._moved_bytes += incoming.stats.bytes_delivered

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from unbrickd.errors import RemoteProtocolError, StorageError, UnbrickdError
@@ -37,14 +38,31 @@ class Refusal(Exception):
         return cls(ErrorCode.MALFORMED, str(error))
 
 
+@dataclass(slots=True, kw_only=True)
+class DiskWork:
+    """A wait for the disk of one session. `run` it on any thread, so that all others go on; then `Server.work_done`."""
+
+    key: SessionKey
+    sync: Callable[[], None]
+    done: Callable[[StorageError | None, float], None]
+    error: StorageError | None = None
+
+    def run(self) -> None:
+        try:
+            self.sync()
+        except StorageError as error:
+            self.error = error
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Port:
-    """The replies and events of one session. Both queues are the server's, and bounded."""
+    """The replies, events and waits of one session. All queues are the server's, and bounded."""
 
     peer: Peer
     session: int
     replies: deque[Datagram]
     events: deque[Event]
+    work: deque[DiskWork]
 
     @property
     def key(self) -> SessionKey:
@@ -52,6 +70,10 @@ class Port:
 
     def send(self, message: Message, transfer: int = 0) -> None:
         self.replies.append((self.peer, encode(message, session=self.session, transfer=transfer)))
+
+    def wait_for(self, sync: Callable[[], None], done: Callable[[StorageError | None, float], None]) -> None:
+        """done: called with what `sync` raised, and the time, after this turn; it may raise Refusal, UnbrickdError."""
+        self.work.append(DiskWork(key=self.key, sync=sync, done=done))
 
     def emit(self, event: Event) -> None:
         self.events.append(event)

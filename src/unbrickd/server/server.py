@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The server as one state machine: messages, time and a store in; datagrams and events out (spec/protocol.md).
 
-An adapter drives it with five calls: `receive` what came, `next_batch` until there is none, `timer` and
-`handle_timer` for time, `events` for what happened. It knows no sockets and no clock; `now_s` is any clock that only
-grows. Nothing that a peer sends makes it raise.
+An adapter drives it with seven calls: `receive` what came, `next_batch` until there is none, `timer` and `handle_timer`
+for time, `events` for what happened, `next_work` and `work_done` for what waits for the disk. It knows no sockets and
+no clock; `now_s` is any clock that only grows. Nothing that a peer sends makes it raise.
 
 Bounds: per address that has proven nothing, one answer per message and never three times its bytes (§1); sessions,
 uploads, devices, replies and cached bytes as `ServerLimits` says.
@@ -23,7 +23,7 @@ from unbrickd.server.cache import EraseBlockCache
 from unbrickd.server.cookies import Cookies
 from unbrickd.server.events import Event, Refused, SessionEnd, SessionEnded, SessionOpened
 from unbrickd.server.limits import SESSION_EXPIRY_S, ServerLimits
-from unbrickd.server.port import Port, Refusal, SessionKey
+from unbrickd.server.port import DiskWork, Port, Refusal, SessionKey
 from unbrickd.server.restore import RestoreSession
 from unbrickd.server.sessions import Session, Sessions
 from unbrickd.server.timers import Timers
@@ -66,6 +66,8 @@ class Server:
         self._sessions = Sessions()
         self._ended: OrderedDict[SessionKey, m.Error] = OrderedDict()
         self._replies: deque[Datagram] = deque(maxlen=self._limits.max_replies)
+        self._work: deque[DiskWork] = deque()
+        """No more than there are sessions, each of which waits for one."""
         self._turns = Turns()
         self._timers: Timers[SessionKey] = Timers()
         self._sightings: set[bytes] = set()
@@ -74,7 +76,7 @@ class Server:
         self._turned_away = 0
         self._events: deque[Event] = deque(maxlen=MAX_EVENTS)
 
-    # The five calls
+    # The seven calls
 
     def receive(self, peer: Peer, octets: Octets, now_s: float) -> None:
         """Take one message, whole and of any origin."""
@@ -141,6 +143,20 @@ class Server:
             else:
                 self._await(key, session)
 
+    def next_work(self) -> DiskWork | None:
+        """The next wait for the disk: to be run, whatever comes meanwhile, and given to `work_done`."""
+        return self._work.popleft() if self._work else None
+
+    def work_done(self, work: DiskWork, now_s: float) -> None:
+        """It was run. Its session goes on, or, if it ended meanwhile, lets go of its upload."""
+        try:
+            work.done(work.error, now_s)
+        except (Refusal, UnbrickdError) as error:
+            self._refuse(work.key, None, b"", Refusal.of(error))
+        session = self._sessions.get(work.key)
+        if session is not None:
+            self._await(work.key, session)
+
     def _next_expiry(self) -> float | None:
         silent = self._sessions.longest_silent()
         return None if silent is None else silent[1] + SESSION_EXPIRY_S
@@ -187,7 +203,10 @@ class Server:
             self._close(key, SessionEnd.CLOSED)
 
     def close(self) -> None:
-        """Before the program ends: what was uploaded so far is kept, durably, and the next session resumes it."""
+        """Before the program ends: what was uploaded so far is kept, durably, and the next session resumes it.
+
+        Work that was taken must be done.
+        """
         for key in self._sessions.all():
             self._close(key, SessionEnd.CLOSED)
         self._note_sightings()
@@ -270,7 +289,7 @@ class Server:
             raise Refusal(m.ErrorCode.MALFORMED, "session 0")
 
     def _port(self, key: SessionKey) -> Port:
-        return Port(peer=key[0], session=key[1], replies=self._replies, events=self._events)
+        return Port(peer=key[0], session=key[1], replies=self._replies, events=self._events, work=self._work)
 
     def _open(self, key: SessionKey, session: Session, now_s: float) -> None:
         """A session that cannot open leaves nothing behind, so that the same message gets the same Error again."""

@@ -10,7 +10,6 @@ import hashlib
 from collections.abc import Callable
 from typing import Protocol
 
-from unbrickd.errors import StorageError
 from unbrickd.model.codec import decode_generation
 from unbrickd.model.manifest import Manifest, SealedGeneration
 from unbrickd.server.limits import REOPEN_S, SILENCE_S, ServerLimits
@@ -76,31 +75,29 @@ class ImageSink:
     def __init__(self, vault: Vault, device_id: bytes, manifest: Manifest) -> None:
         """Begin, or resume what came before. Raises StorageError."""
         self._vault = vault
-        self._manifest = manifest
-        self._upload = vault.stage(device_id, manifest)
-        try:
-            self._missing = segments_of(manifest, vault.missing(self._upload, manifest))
-        except StorageError:
-            self._upload.suspend()
-            raise
+        self._staging = vault.stage(device_id, manifest)
+        self._missing = segments_of(manifest, self._staging.missing)
         self.held_bytes = manifest.length_bytes - sum(s.length_bytes for s in self._missing)
 
     def missing(self) -> tuple[Segment, ...]:
         return self._missing
 
     def take(self, segment: Segment, octets: bytes | memoryview) -> bool:
-        if hashlib.sha256(octets).digest() != self._manifest.transfer_digests[segment.index]:
+        if not self._staging.put(segment.index, octets):
             return False
-        self._upload.write(segment.offset_bytes, bytes(octets))
         self.held_bytes += segment.length_bytes
         return True
 
     def suspend(self) -> None:
-        self._upload.suspend()
+        self._staging.suspend()
+
+    def sync(self) -> None:
+        """What came is made durable; on any thread, while nothing else is called. Raises StorageError."""
+        self._staging.sync()
 
     def finish(self) -> None:
-        """The image is whole: verify it once more and make it durable. Raises IntegrityError, StorageError."""
-        self._vault.commit_image(self._upload, self._manifest)
+        """The image is whole: make it show. Raises IntegrityError, StorageError."""
+        self._vault.commit_image(self._staging)
 
 
 class IncomingTransfer:

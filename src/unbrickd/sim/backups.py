@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from unbrickd.model.codec import MAC_BYTES, encode_generation
 from unbrickd.model.geometry import Geometry
 from unbrickd.model.manifest import DEVICE_ID_BYTES, ComponentKind, Generation, Manifest, SealedGeneration
+from unbrickd.store.staging import Staging
 from unbrickd.store.vault import StoredGeneration, Vault
 
 ERASE_BLOCK_BYTES = 4096
@@ -54,6 +55,13 @@ def good_seal(number: int) -> bytes:
     return hashlib.sha256(b"good %d" % number).digest()
 
 
+def put_missing(staging: Staging, octets: bytes) -> None:
+    """Every erase block of the image `octets` that is not there yet."""
+    for index in staging.missing:
+        offset = staging.manifest.geometry.erase_block(index).offset_bytes
+        assert staging.put(index, octets[offset : offset + staging.manifest.content_bytes(index)])
+
+
 def back_up(
     vault: Vault, device: bytes, number: int, images: Mapping[int, bytes], *, good: bool = False
 ) -> StoredGeneration:
@@ -62,10 +70,7 @@ def back_up(
     for component in sealed.generation.components:
         if vault.has_image(component):
             continue
-        upload = vault.stage(device, component)
-        for index in vault.missing(upload, component):
-            offset = component.geometry.erase_block(index).offset_bytes
-            octets = images[component.component_id]
-            upload.write(offset, octets[offset : offset + component.content_bytes(index)])
-        vault.commit_image(upload, component)
+        staging = vault.stage(device, component)
+        put_missing(staging, images[component.component_id])
+        vault.commit_image(staging)
     return vault.commit_generation(sealed, good_seal(number) if good else None)

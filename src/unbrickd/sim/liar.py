@@ -11,6 +11,7 @@ from unbrickd.model.peer import Datagram, Peer
 from unbrickd.recovery import events as recovery
 from unbrickd.recovery.fetch import worst_ram_bytes
 from unbrickd.recovery.light import Light
+from unbrickd.sim.backups import put_missing
 from unbrickd.sim.device import Power
 from unbrickd.sim.household import Household, backed_up
 from unbrickd.sim.nor import NorChip
@@ -198,7 +199,7 @@ def offer_to_everybody(server: SimServer, stored: StoredGeneration | None) -> No
 def hold(vault: Vault, sealed: SealedGeneration, images: dict[int, bytes], seal: bytes) -> None:
     """Put a generation into a store as if it had been backed up. images: as transferred, by component id."""
     for c in sealed.generation.components:
-        upload = vault.stage(sealed.generation.device_id, c)
-        upload.write(0, images[c.component_id])
-        vault.commit_image(upload, c)
+        staging = vault.stage(sealed.generation.device_id, c)
+        put_missing(staging, images[c.component_id])
+        vault.commit_image(staging)
     vault.commit_generation(sealed, seal)

@@ -43,6 +43,8 @@ class TracedServer:
         self.catalogue = MemoryCatalogue()
         self.vault = vault or Vault(self.blobs, self.documents, self.catalogue, self.clock)
         self.starts = 0
+        self.slow_disk = False
+        """Whether what waits for the disk is left to the test."""
         self.server = self._started()
 
     def clock(self) -> float:
@@ -65,6 +67,10 @@ class TracedServer:
         return self.drain()
 
     def drain(self) -> list[tuple[Peer, bytes]]:
+        """Everything it sends now, on a disk that takes no time; but see `slow_disk`."""
+        while not self.slow_disk and (work := self.server.next_work()) is not None:
+            work.run()
+            self.server.work_done(work, self.now_s)
         sent: list[tuple[Peer, bytes]] = []
         while (batch := self.server.next_batch()) is not None:
             sent += [(batch.peer, octets) for octets in batch.messages()]

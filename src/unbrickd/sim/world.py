@@ -141,6 +141,9 @@ class SimServer:
         if self.server is None:
             return []
         self.server.handle_timer(now_s)
+        while (work := self.server.next_work()) is not None:
+            work.run()
+            self.server.work_done(work, now_s)
         sent: list[Datagram] = []
         while (batch := self.server.next_batch()) is not None:
             sent += [(batch.peer, octets) for octets in batch.messages()]

@@ -54,6 +54,9 @@ class Upload(Protocol):
     def write(self, offset_bytes: int, octets: bytes) -> None:
         """Put bytes of the image in their place, in any order, within `length_bytes`."""
 
+    def sync(self) -> None:
+        """Make what was written durable; may be called from another thread while no other method is."""
+
     def commit(self) -> None:
         """Make the image show, durably; what was quarantined under its name is dropped. The caller has verified it."""
 

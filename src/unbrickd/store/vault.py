@@ -27,9 +27,9 @@ from unbrickd.store.interface import (
     DocumentStore,
     GenerationKey,
     GenerationRow,
-    Upload,
 )
 from unbrickd.store.retention import RetentionPolicy, expired
+from unbrickd.store.staging import Staging
 from unbrickd.store.verification import Finding, FindingKind, VerifyProgress, describe
 
 MAX_DONORS = 4
@@ -174,55 +174,30 @@ class Vault:
         """The whole image as a file to read; not verified. Raises StorageError "missing"."""
         return self._blobs.open(manifest.image_digest)
 
-    def stage(self, device_id: bytes, manifest: Manifest) -> Upload:
+    def stage(self, device_id: bytes, manifest: Manifest) -> Staging:
         """Begin or resume the upload of an image, and copy in every erase block that the store already holds of it.
 
-        What the device still has to send is then `missing(upload, manifest)`. Raises StorageError "disk-full".
+        What the device still has to send is then its `missing`. Raises StorageError "disk-full".
         """
         upload = self._blobs.upload(manifest.image_digest, manifest.length_bytes, owner=device_id)
         try:
-            self._fill(upload, device_id, manifest)
+            staging = Staging(upload, manifest)
+            staging.copy_from(self._blobs, self._donors(device_id, manifest))
         except BaseException:
             upload.suspend()
             raise
-        return upload
+        return staging
 
-    def missing(self, upload: Upload, manifest: Manifest) -> list[int]:
-        """The erase blocks that the upload does not hold, by re-hashing it: one that matches is done."""
-        return [i for i, _, wrong in verification.wrong_erase_blocks(upload.read, manifest) if wrong]
+    def commit_image(self, staging: Staging) -> None:
+        """Make the image show, durably. What was damaged for lack of it is healed.
 
-    def commit_image(self, upload: Upload, manifest: Manifest) -> None:
-        """Verify the upload as a whole and make it show, durably. What was damaged for lack of it is healed.
-
-        Raises IntegrityError, and keeps the upload as it is, if an erase block is wrong. Power cut: the image shows
-        whole or not at all.
+        Raises IntegrityError, and keeps what came, if an erase block is missing. Power cut: the image shows whole or
+        not at all.
         """
-        try:
-            wrong = self.missing(upload, manifest)
-        except BaseException:
-            upload.suspend()
-            raise
-        if wrong:
-            upload.suspend()
-            raise IntegrityError(
-                f"{len(wrong)} erase blocks of {manifest.name} are missing or wrong, the first is {wrong[0]}",
-                code="upload",
-                retry=True,
-            )
-        upload.commit()
-        for row in self._catalogue.referring(manifest.image_digest):
+        staging.commit()
+        for row in self._catalogue.referring(staging.manifest.image_digest):
             if row.damaged and verification.is_whole(self._blobs, self._documents, row):
                 self._catalogue.set_damaged(row.key, False)
-
-    def _fill(self, upload: Upload, device_id: bytes, manifest: Manifest) -> None:
-        wanted: dict[bytes, list[int]] = {}
-        for index in self.missing(upload, manifest):
-            wanted.setdefault(manifest.transfer_digests[index], []).append(index)
-        for donor in self._donors(device_id, manifest):
-            if not wanted:
-                return
-            for quarantined in (False, True):
-                self._copy(upload, manifest, wanted, donor, quarantined=quarantined)
 
     def _donors(self, device_id: bytes, manifest: Manifest) -> Iterator[Manifest]:
         """The image itself, which may lie in quarantine, then earlier images of the component."""
@@ -235,28 +210,6 @@ class Vault:
                 yield donor
             if len(seen) > MAX_DONORS:
                 return
-
-    def _copy(
-        self, upload: Upload, manifest: Manifest, wanted: dict[bytes, list[int]], donor: Manifest, *, quarantined: bool
-    ) -> None:
-        if not wanted.keys() & set(donor.transfer_digests):
-            return
-        try:
-            reader = self._blobs.open(donor.image_digest, quarantined=quarantined)
-        except StorageError as error:
-            if error.code == "missing":
-                return
-            raise
-        with reader:
-            read = verification.tolerant(reader.read)
-            for block, size in donor.erase_blocks():
-                digest = donor.transfer_digests[block.index]
-                if digest not in wanted:
-                    continue
-                octets = read(block.offset_bytes, size)
-                if hashlib.sha256(octets).digest() == digest:
-                    for index in wanted.pop(digest):
-                        upload.write(manifest.geometry.erase_block(index).offset_bytes, octets)
 
     def read_erase_block(self, stored: StoredGeneration, component_id: int, index: int) -> bytes:
         """One erase block of a stored image, as transferred, verified.

@@ -61,14 +61,14 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                 (manifest_of(2, ComponentKind.CONFIG, CONFIG, sealed=True), CONFIG),
             )
             for manifest, octets in parts:
-                upload = vault.stage(DEVICE_ID, manifest)
+                staging = vault.stage(DEVICE_ID, manifest)
                 for block, size in manifest.erase_blocks():
                     piece = octets[block.offset_bytes : block.offset_bytes + size]
                     if manifest.sealed:
                         place = {"component_id": manifest.component_id, "index": block.index}
                         _, piece = seal_erase_block(KEYS.content, plaintext=piece, **place)
-                    upload.write(block.offset_bytes, piece)
-                vault.commit_image(upload, manifest)
+                    assert staging.put(block.index, piece)
+                vault.commit_image(staging)
             generation = Generation(
                 device_id=DEVICE_ID, model="rx1", number=number, components=tuple(m for m, _ in parts)
             )

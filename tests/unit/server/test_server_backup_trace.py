@@ -14,6 +14,7 @@ from unbrickd.model.peer import Transport
 from unbrickd.server import events
 from unbrickd.server.limits import ServerLimits
 from unbrickd.server.upload import SAFE_BLOCK_BYTES
+from unbrickd.sim.memory_store import MemoryUpload
 from unbrickd.sim.trace import BLOCK_BYTES, CONFIG, ERASE_BLOCK_BYTES, FIRMWARE, TracedDevice, TracedServer
 from unbrickd.wire import messages as m
 from unbrickd.wire.packet import encode
@@ -358,10 +359,10 @@ def test_backup_replies_are_bounded_when_the_network_takes_none(device: TracedDe
 
 
 @pytest.mark.parametrize("when", ["started", "ended"])
-def test_backup_whose_upload_cannot_be_read_leaves_it_free_for_the_next(
+def test_backup_whose_upload_cannot_be_read_or_synced_leaves_it_free_for_the_next(
     lab: TracedServer, device: TracedDevice, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
-    def fail(*_: object) -> list[int]:
+    def fail(*_: object) -> bytes:
         raise StorageError("the disk does not answer", code="io")
 
     device.make(1, FIRMWARE_1, CONFIG_1)
@@ -369,16 +370,54 @@ def test_backup_whose_upload_cannot_be_read_leaves_it_free_for_the_next(
     device.ask(device.backup(), m.BackupAck)
     device.upload(GENERATION_OBJECT_ID, 1)
     if when == "started":
-        filled = lab.vault.stage
-        monkeypatch.setattr(
-            lab.vault, "stage", lambda *a: (filled(*a), monkeypatch.setattr(lab.vault, "missing", fail))[0]
-        )
+        monkeypatch.setattr(MemoryUpload, "read", fail)
         answers = device.say(device.data_start(FIRMWARE), transfer=2)
     else:
         _, *asked = device.say(device.data_start(FIRMWARE), transfer=2)
-        monkeypatch.setattr(lab.vault, "missing", fail)
+        monkeypatch.setattr(MemoryUpload, "sync", fail)
         _, answers = device.send_blocks(FIRMWARE, 2, asked)
     assert {p.message.code for p in answers if isinstance(p.message, m.Error)} == {m.ErrorCode.STORAGE}
     monkeypatch.undo()
     device.back_up()
     assert lab.vault.newest_good(device.device_id) is not None
+
+
+def _all_came(device: TracedDevice) -> None:
+    """A backup up to the last block of the firmware, on a disk that takes its time from there on."""
+    device.make(1, FIRMWARE_1, CONFIG_1)
+    device.probe()
+    device.ask(device.backup(), m.BackupAck)
+    device.upload(GENERATION_OBJECT_ID, 1)
+    _, *asked = device.say(device.data_start(FIRMWARE), transfer=2)
+    device.lab.slow_disk = True
+    moved, answers = device.send_blocks(FIRMWARE, 2, asked)
+    assert moved == len(FIRMWARE_1) and answers == []
+
+
+def test_backup_on_a_slow_disk_is_answered_when_it_is_durable_and_others_at_once(
+    lab: TracedServer, device: TracedDevice
+) -> None:
+    _all_came(device)
+    TracedDevice(lab, "other").probe()
+    assert lab.wait(3.0) == [], "nothing is asked for again"
+    lab.slow_disk = False
+    assert [p.message for p in device.mine(lab.drain())] == [m.DataEndAck(status=m.EndStatus.VERIFIED)]
+    assert device.upload(CONFIG, 3)[1].committed
+
+
+def test_backup_whose_session_ends_while_the_disk_is_slow_lets_go_of_its_upload_then(
+    lab: TracedServer, device: TracedDevice
+) -> None:
+    _all_came(device)
+    device.session += 1
+    device.probe()
+    _superseded, ack = device.say(device.backup())
+    assert isinstance(ack.message, m.BackupAck)
+    device.upload(GENERATION_OBJECT_ID, 1)
+    error = device.ask(device.data_start(FIRMWARE), m.Error, transfer=2)
+    assert (error.code, error.retry_after_s) == (m.ErrorCode.STORAGE, lab.limits.retry_after_s)
+    lab.slow_disk = False
+    assert device.mine(lab.drain()) == []
+    device.session += 1
+    moved = device.back_up()
+    assert device.sealed is not None and moved == len(device.sealed.document) + len(CONFIG_1), "the firmware was kept"

@@ -6,7 +6,16 @@ from __future__ import annotations
 import pytest
 
 from unbrickd.errors import IntegrityError, StorageError
-from unbrickd.sim.backups import ERASE_BLOCK_BYTES, back_up, device_id, generation, good_seal, image, manifest
+from unbrickd.sim.backups import (
+    ERASE_BLOCK_BYTES,
+    back_up,
+    device_id,
+    generation,
+    good_seal,
+    image,
+    manifest,
+    put_missing,
+)
 from unbrickd.sim.memory_store import MemoryBlobStore, MemoryCatalogue, MemoryDocumentStore
 from unbrickd.store.interface import DocumentKind
 from unbrickd.store.retention import RetentionPolicy
@@ -44,6 +53,10 @@ def world() -> World:
 
 def _numbers(world: World, device: bytes = A) -> list[int]:
     return [row.key.number for row in world.vault.generations(device)]
+
+
+def _erase_block(octets: bytes, index: int) -> bytes:
+    return octets[index * ERASE_BLOCK_BYTES : (index + 1) * ERASE_BLOCK_BYTES]
 
 
 def _read_all(vault: Vault, stored: StoredGeneration, component_id: int) -> bytes:
@@ -97,13 +110,26 @@ def test_vault_commit_generation_without_its_images_is_refused(world: World) -> 
 
 def test_vault_commit_image_with_a_wrong_erase_block_is_refused_and_kept(world: World) -> None:
     component = manifest(image(1))
-    upload = world.vault.stage(A, component)
-    upload.write(0, image(1)[:-1] + b"?")
+    staging = world.vault.stage(A, component)
+    last = component.geometry.count - 1
+    for index in range(last):
+        assert staging.put(index, _erase_block(image(1), index))
+    assert not staging.put(last, _erase_block(image(1)[:-1] + b"?", last))
     with pytest.raises(IntegrityError):
-        world.vault.commit_image(upload, component)
+        world.vault.commit_image(staging)
     assert not world.vault.has_image(component)
+    assert world.vault.stage(A, component).missing == [last]
+
+
+def test_vault_stage_hashes_again_what_an_upload_holds_that_resumes(world: World) -> None:
+    component = manifest(image(1))
+    staging = world.vault.stage(A, component)
+    put_missing(staging, image(1))
+    staging.suspend()
+    (part,) = world.blobs.parts.values()
+    part.octets[ERASE_BLOCK_BYTES] ^= 1
     resumed = world.vault.stage(A, component)
-    assert world.vault.missing(resumed, component) == [component.geometry.count - 1]
+    assert resumed.missing == [1]
 
 
 def test_vault_commit_twice_changes_nothing(world: World) -> None:
@@ -129,37 +155,33 @@ def test_vault_stage_copies_erase_blocks_of_earlier_generations(world: World) ->
     new = old[:ERASE_BLOCK_BYTES] + image(9, ERASE_BLOCK_BYTES) + old[2 * ERASE_BLOCK_BYTES :]
     back_up(world.vault, A, 1, {1: old})
     component = manifest(new)
-    upload = world.vault.stage(A, component)
-    assert world.vault.missing(upload, component) == [1]
+    assert world.vault.stage(A, component).missing == [1]
 
 
 def test_vault_stage_of_a_rotten_donor_copies_only_what_is_right(world: World) -> None:
     back_up(world.vault, A, 1, {1: image(1)})
     world.spoil(image(1), 2 * ERASE_BLOCK_BYTES)
     component = manifest(image(1) + b"longer")
-    upload = world.vault.stage(A, component)
-    assert world.vault.missing(upload, component) == [2, 4]
+    assert world.vault.stage(A, component).missing == [2, 4]
 
 
 def test_vault_stage_after_a_restart_does_not_start_again(world: World) -> None:
     component = manifest(image(1))
-    upload = world.vault.stage(A, component)
+    staging = world.vault.stage(A, component)
     for index in (0, 3):
-        offset = index * ERASE_BLOCK_BYTES
-        upload.write(offset, image(1)[offset : offset + ERASE_BLOCK_BYTES])
-    upload.suspend()
-    vault = world.restarted()
-    resumed = vault.stage(A, component)
-    assert vault.missing(resumed, component) == [1, 2, 4]
+        assert staging.put(index, _erase_block(image(1), index))
+    staging.suspend()
+    assert world.restarted().stage(A, component).missing == [1, 2, 4]
 
 
 def test_vault_missing_of_an_all_zero_erase_block_is_told_by_content(world: World) -> None:
     octets = bytes(2 * ERASE_BLOCK_BYTES) + image(1, ERASE_BLOCK_BYTES)
     component = manifest(octets)
-    upload = world.vault.stage(A, component)
-    assert world.vault.missing(upload, component) == [0, 1, 2]
-    upload.write(2 * ERASE_BLOCK_BYTES, octets[2 * ERASE_BLOCK_BYTES :])
-    assert world.vault.missing(upload, component) == []
+    staging = world.vault.stage(A, component)
+    assert staging.missing == [0, 1, 2]
+    assert staging.put(2, _erase_block(octets, 2))
+    staging.suspend()
+    assert world.vault.stage(A, component).missing == []
 
 
 def test_vault_thousand_equal_devices_keep_one_image(world: World) -> None:
@@ -182,10 +204,10 @@ def test_vault_read_of_rot_marks_every_device_and_an_upload_heals_all(world: Wor
     assert [row.damaged for row in world.vault.generations()] == [True, True]
     component = manifest(image(1))
     assert not world.vault.has_image(component)
-    upload = world.vault.stage(B, component)
-    assert world.vault.missing(upload, component) == [2]
-    upload.write(2 * ERASE_BLOCK_BYTES, image(1)[2 * ERASE_BLOCK_BYTES : 3 * ERASE_BLOCK_BYTES])
-    world.vault.commit_image(upload, component)
+    staging = world.vault.stage(B, component)
+    assert staging.missing == [2]
+    put_missing(staging, image(1))
+    world.vault.commit_image(staging)
     assert [row.damaged for row in world.vault.generations()] == [False, False]
     assert _read_all(world.vault, stored, 1) == image(1)
     assert world.blobs.quarantined == {}
@@ -249,9 +271,9 @@ def test_vault_retention_runs_with_each_commit_and_frees_images() -> None:
 
 def test_vault_collect_spares_the_young_and_everything_if_no_generation_is_left(world: World) -> None:
     component = manifest(image(1))
-    upload = world.vault.stage(A, component)
-    upload.write(0, image(1))
-    world.vault.commit_image(upload, component)
+    staging = world.vault.stage(A, component)
+    put_missing(staging, image(1))
+    world.vault.commit_image(staging)
     world.now_s += 10_000_000
     assert world.vault.collect() == 0
     back_up(world.vault, A, 1, {1: image(2)})

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Joins the server's core to sockets and the clock: what comes goes in, what it says goes out, until told to stop.
 
-The only place that calls the core, always from one event loop, so it needs no lock.
+The only place that calls the core, always from one event loop, so it needs no lock. What waits for the disk runs on
+threads of its own, so that it holds up nobody else.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from unbrickd.adapters.net.server_udp import UdpSocket
 from unbrickd.errors import ConfigError
 from unbrickd.model.peer import Batch, Peer
 from unbrickd.server.events import Event
+from unbrickd.server.port import DiskWork
 from unbrickd.server.server import Server
 from unbrickd.wire.framing import Octets
 
@@ -62,6 +64,7 @@ class _Runner:
         self._carriers: dict[int, UdpSocket | TcpConnection] = {}
         self._last_channel = 0
         self._pump_is_due = False
+        self._working: set[asyncio.Future[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._tick_timer: asyncio.TimerHandle | None = None
 
@@ -111,6 +114,7 @@ class _Runner:
         )
 
     async def close(self) -> None:
+        await asyncio.gather(*self._working)
         self._server.close()
         self._tell_events()
         for timer in (self._timer, self._tick_timer):
@@ -154,8 +158,23 @@ class _Runner:
                 blocked = self._blocked()
         else:
             self._pump_soon()
+        while (work := self._server.next_work()) is not None:
+            self._run(work)
         self._tell_events()
         self._arm_timer()
+
+    def _run(self, work: DiskWork) -> None:
+        """Then tell the core."""
+
+        def done(running: asyncio.Future[None]) -> None:
+            self._working.discard(running)
+            running.result()
+            self._server.work_done(work, self._loop.time())
+            self._pump()
+
+        running = self._loop.run_in_executor(None, work.run)
+        self._working.add(running)
+        running.add_done_callback(done)
 
     def _is_blocked_after(self, batch: Batch) -> bool:
         """Send it; whether what carries it takes no more for now."""

@@ -69,6 +69,7 @@ class FileUpload:
         self._part = part
         self._image = image
         self._length_bytes = length_bytes
+        self._is_synced = False
         with translated("cannot write an upload"):
             self._file = ops.open(part, truncate=False)
 
@@ -82,14 +83,21 @@ class FileUpload:
 
     def write(self, offset_bytes: int, octets: bytes) -> None:
         assert 0 <= offset_bytes <= offset_bytes + len(octets) <= self._length_bytes
+        self._is_synced = False
         with translated("cannot write an upload"):
             self._ops.write(self._file, offset_bytes, octets)
+
+    def sync(self) -> None:
+        with translated("cannot write an upload"):
+            self._ops.fsync(self._file)
+        self._is_synced = True
 
     def commit(self) -> None:
         folder = self._image.parent
         with translated("cannot store an image"):
             try:
-                self._ops.fsync(self._file)  # before the rename, or a power cut could leave the name without the bytes
+                if not self._is_synced:  # before the rename, or a power cut could leave the name without the bytes
+                    self._ops.fsync(self._file)
                 assert self._file.seek(0, SEEK_END) == self._length_bytes
             finally:
                 self._close()  # before the rename, because Windows renames no open file

@@ -20,7 +20,7 @@ from unbrickd.adapters.store.files import FileBlobStore, FileDocumentStore
 from unbrickd.adapters.store.open import open_vault, rebuild_catalogue
 from unbrickd.adapters.store.sqlite import FILE_NAME, SqliteCatalogue
 from unbrickd.errors import StorageError
-from unbrickd.sim.backups import back_up, device_id, generation, good_seal, image, manifest
+from unbrickd.sim.backups import back_up, device_id, generation, good_seal, image, manifest, put_missing
 from unbrickd.sim.disk import SimDisk
 from unbrickd.store.vault import StoredGeneration, Vault
 from unbrickd.store.verification import FindingKind
@@ -72,18 +72,18 @@ def test_store_disk_fills_up_during_an_upload_keeps_it_and_resumes(tmp_path: Pat
         blobs = FileBlobStore(tmp_path, ops=disk, reserve_bytes=0)
         full = Vault(blobs, FileDocumentStore(tmp_path, ops=disk), catalogue, time.time)
         component, octets = manifest(image(2)), image(2)
-        upload = full.stage(A, component)
+        staging = full.stage(A, component)
         with pytest.raises(StorageError) as raised:
-            for offset in range(0, len(octets), 4096):
-                upload.write(offset, octets[offset : offset + 4096])
-        upload.suspend()
+            put_missing(staging, octets)
+        assert staging.missing == [2, 3, 4], "half of one is written"
+        staging.suspend()
         assert (raised.value.code, raised.value.retry) == ("disk-full", True)
         assert "free some space" in raised.value.hint
         catalogue.close()
         assert not vault.has_image(component)
         assert _read_all(vault, vault.newest_good(A)) == image(1)
         resumed = vault.stage(A, component)
-        assert vault.missing(resumed, component) == [2, 3, 4]
+        assert resumed.missing == [2, 3, 4]
         resumed.suspend()
         back_up(vault, A, 2, {1: image(2)})
         assert _read_all(vault, vault.newest(A)) == image(2)
@@ -119,13 +119,13 @@ def test_store_on_a_real_full_file_system_says_so_and_recovers(tmp_path: Path) -
             back_up(vault, A, 1, {1: image(1, LARGE_BYTES)}, good=True)
             filler = small / "filler"
             component, octets = manifest(image(2, LARGE_BYTES)), image(2, LARGE_BYTES)
-            upload = vault.stage(A, component)
+            staging = vault.stage(A, component)
             with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
                 while True:
                     file.write(bytes(4096))
             with pytest.raises(StorageError) as raised:
-                upload.write(0, octets)
-            upload.suspend()
+                put_missing(staging, octets)
+            staging.suspend()
             assert raised.value.code == "disk-full"
             with pytest.raises(StorageError) as raised:
                 vault.commit_generation(generation(B, 1, {1: image(1, LARGE_BYTES)}))
@@ -261,9 +261,9 @@ def test_store_rot_on_disk_is_found_quarantined_and_healed(tmp_path: Path) -> No
         assert path.with_suffix(".rotten").exists() and not path.exists()
     with open_vault(tmp_path, exclusive=True) as vault:
         assert [row.damaged for row in vault.generations()] == [True, True]
-        upload = vault.stage(B, manifest(image(1)))
-        assert vault.missing(upload, manifest(image(1))) == [1]
-        upload.suspend()
+        staging = vault.stage(B, manifest(image(1)))
+        assert staging.missing == [1]
+        staging.suspend()
         back_up(vault, B, 1, {1: image(1)})
         assert vault.verify() == []
         assert not any(row.damaged for row in vault.generations())
