@@ -52,7 +52,7 @@ def medians_of(row: Row, raw: dict[str, list[Figures]]) -> Medians:
         if 2 * len(done) <= len(runs):
             medians[name] = {"bytes_per_s": 0.0, "failed": float(len(runs) - len(done))}
             continue
-        medians[name] = {key: statistics.median(f[key] for f in done) for key in done[0]}
+        medians[name] = {k: statistics.median(f[k] for f in done) for k in done[0] if all(k in f for f in done)}
     limit = row.link.limit_bytes_per_s or max(
         (figures["bytes_per_s"] for name, figures in medians.items() if name.startswith("TCP")), default=0.0
     )

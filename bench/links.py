@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A link of a given rate, round trip, loss and queue, between two hosts of this machine: two network namespaces.
 
-Where the kernel has them, `tc tbf` and `tc netem` make the link; else bench/linkemu.c does. Linux only, as root. No
+Where the kernel has them, `tc tbf` and `tc netem` make the link, `tc tbf` alone one that has a rate and no more; else
+bench/linkemu.c does. Linux only, as root. No
 traffic leaves the namespaces. Knows nothing of what is sent over the link.
 """
 
@@ -78,7 +79,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
-    """One end: a namespace, its address on the link, and the name of its interface.
+    """One end: a namespace, its address on the link, and the name of its interface. Without a namespace: here.
 
     header_bytes: what the interface counts of each packet besides IP.
     """
@@ -90,7 +91,7 @@ class Host:
 
     def command(self, *arguments: str | Path) -> list[str]:
         """What runs this command there; it becomes the command itself, with the same process id (ip-netns(8))."""
-        return ["ip", "netns", "exec", self.namespace, *map(str, arguments)]
+        return [*(("ip", "netns", "exec", self.namespace) if self.namespace else ()), *map(str, arguments)]
 
     def sent(self) -> tuple[int, int]:
         """Packets and bytes (IP and above) that this host gave to the link."""
@@ -107,6 +108,12 @@ class Hosts:
     pc: Host
     device: Host
     counters: dict[str, dict[str, int]] = field(default_factory=dict)
+
+
+def unshaped() -> Hosts:
+    """One host, without a namespace, so that nobody need be root."""
+    host = Host(namespace="", address="127.0.0.1", interface="lo")
+    return Hosts(pc=host, device=host)
 
 
 def why_not() -> str | None:
@@ -128,13 +135,16 @@ def opened(link: Link, *, seed: int, folder: Path) -> Iterator[Hosts]:
             host = Host(namespace=names[0], address="127.0.0.1", interface="lo")
             yield Hosts(pc=host, device=host)
             return
-        in_kernel = kernel_has_netem() and not link.ring_frames
+        is_plain = not (link.rtt_ms or link.jitter_ms or link.loss or link.ring_frames)
+        in_kernel = (is_plain or kernel_has("netem")) and kernel_has(*_TBF_TRIED) and not link.ring_frames
         header_bytes = ETHERNET_HEADER_BYTES if in_kernel else 0
         hosts = Hosts(
             pc=Host(namespace=names[0], address=PC_ADDRESS, interface=DEVICE, header_bytes=header_bytes),
             device=Host(namespace=names[1], address=DEVICE_ADDRESS, interface=DEVICE, header_bytes=header_bytes),
         )
-        if in_kernel:
+        if in_kernel and is_plain:
+            _join_cards(link, hosts)
+        elif in_kernel:
             stack.enter_context(_netem(link, hosts))
         else:
             stack.enter_context(_emulator(link, hosts, seed=seed, folder=folder))
@@ -201,15 +211,37 @@ def _emulator(link: Link, hosts: Hosts, *, seed: int, folder: Path) -> Iterator[
 # In the kernel
 
 
+_TBF_TRIED = ("tbf", "rate", "1mbit", "burst", "2kb", "limit", "10kb")
+
+
 @cache
-def kernel_has_netem() -> bool:
+def kernel_has(*qdisc: str) -> bool:
     """Tried, in a namespace of its own: the modules may be built in, there to be loaded, or neither."""
     with _namespace(f"unbrickd-{os.getpid()}-try") as name:
-        for line in (("root", "netem"), ("root", "tbf", "rate", "1mbit", "burst", "2kb", "limit", "10kb")):
-            command = ["tc", "-netns", name, "qdisc", "replace", "dev", "lo", *line]
-            if subprocess.run(command, capture_output=True, check=False).returncode:
-                return False
-    return True
+        command = ["tc", "-netns", name, "qdisc", "replace", "dev", "lo", "root", *qdisc]
+        return not subprocess.run(command, capture_output=True, check=False).returncode
+
+
+def kernel_has_netem() -> bool:
+    return kernel_has("netem") and kernel_has(*_TBF_TRIED)
+
+
+def _join_cards(link: Link, hosts: Hosts) -> None:
+    """Two network cards and a cable: each host's queue is before its card, so that a full one makes its senders wait.
+
+    Datagrams go as they are handed over, many at once (UDP_SEGMENT), as to a card that segments. tbf counts the headers
+    of each but not the rest of Ethernet's framing; so the rate is less by as much as that is of a block.
+    """
+    counted = BLOCK_BYTES + BLOCK_HEADERS_BYTES + ETHERNET_HEADER_BYTES
+    rate_bit = link.rate_mbit * 1e6 * counted / (counted - ETHERNET_HEADER_BYTES + ETHERNET_BYTES)
+    peer = ("type", "veth", "peer", "name", DEVICE, "netns", hosts.device.namespace)
+    run("ip", "-netns", hosts.pc.namespace, "link", "add", DEVICE, *peer)
+    _configure(hosts.pc, hosts.device)
+    _configure(hosts.device, hosts.pc)
+    burst_bytes = max(1600, int(link.rate_mbit * 125))
+    shape = ("tbf", "rate", f"{rate_bit:.0f}bit", "burst", f"{burst_bytes}b", "limit", f"{link.queue_bytes}b")
+    for host in (hosts.pc, hosts.device):
+        run("tc", "-netns", host.namespace, "qdisc", "replace", "dev", DEVICE, "root", *shape)
 
 
 def netem_commands(link: Link, *, sender: str, middle: str, to_sender: str, to_receiver: str) -> list[list[str]]:

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m bench street`: a street of devices asks one server at once, over unshaped loopback. Linux only.
 
-Writes street.json. The devices are those of bench/street_client.c, which has checked every byte when it says done; of
-bench/street_tftp.c for dnsmasq and fbtftp, which are left out if they are not installed. Ours and theirs take turns.
+With --rate 1000, over a link of so many Mbit/s between two namespaces (bench/links.py), which wants root. Writes
+street.json, or street-1000M.json. The devices are those of bench/street_client.c, which has checked every byte when it
+says done; of bench/street_tftp.c for dnsmasq and fbtftp, which are left out if they are not installed. Ours and theirs
+take turns.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
@@ -19,14 +22,14 @@ from pathlib import Path
 
 from bench.compiled import compiled
 from bench.goals import MIB, Goal
-from bench.links import run
+from bench.links import Hosts, Link, opened, run, unshaped
 from bench.machine import commit, machine
 from bench.processes import (
     Figures,
     Usage,
-    answers_tftp,
     cpu_seconds,
     free_port,
+    listens,
     program,
     python,
     running,
@@ -55,14 +58,19 @@ def times(least: float, peer: str) -> Goal:
     return Goal(text=text, measured=lambda m: m[OURS]["mb_per_s"] / m[peer]["mb_per_s"], at_least=least)
 
 
-GOALS = (
+ALWAYS = (
     goal("no failure", "failures", 0),
     goal("slowest ≤ 1.5 × median", "slowest_of_median", 1.5),
     goal("server memory ≤ 64 MiB", "server_peak_bytes", 64 * MIB),
     goal("server memory ≤ 32 KiB a session", "server_bytes_per_session", 32 << 10),
-    times(1.3, DNSMASQ),
-    times(10, FBTFTP),
 )
+UNSHAPED_GOALS = (*ALWAYS, times(1.3, DNSMASQ), times(10, FBTFTP))
+LINK_GOALS = (
+    *ALWAYS,
+    Goal(text="≥ 0.9 of the link", measured=lambda m: m[OURS]["share"], at_least=0.9),
+)
+QUEUE_BYTES = 1000 * 1500
+"""The narrowest place is the PC's own network card: 1000 packets of Linux's usual txqueuelen (netdevice(7))."""
 
 
 def figures_of(told: str, devices: int, usage: Usage, before: tuple[float, int]) -> Figures:
@@ -89,38 +97,40 @@ def figures_of(told: str, devices: int, usage: Usage, before: tuple[float, int])
     return figures
 
 
-def measure(street: Street, devices: int, limit_s: float = LIMIT_S) -> Figures:
-    """One run of ours."""
-    port = free_port(socket.SOCK_DGRAM)
-    serve = ("-m", "unbrickd", "serve", "--udp", f"127.0.0.1:{port}", "--store", street.store, "--log-level", "error")
-    with running(python(*serve), ready=says_ready) as usage:
+def measure(street: Street, devices: int, limit_s: float = LIMIT_S, hosts: Hosts | None = None) -> Figures:
+    """One run of ours; without hosts, over loopback."""
+    hosts = hosts or unshaped()
+    address, port = hosts.pc.address, str(free_port(socket.SOCK_DGRAM))
+    serve = ("-m", "unbrickd", "serve", "--udp", f"{address}:{port}", "--store", street.store, "--log-level", "error")
+    with running(hosts.pc.command(*python(*serve)), ready=says_ready) as usage:
         before = cpu_seconds(usage.pid), peak_bytes(usage.pid)
         client = compiled("street_client", street.folder, core=True)
-        told = run(client, "127.0.0.1", str(port), *street.client_arguments(devices, limit_s))
+        told = run(*hosts.device.command(client, address, port, *street.client_arguments(devices, limit_s)))
         return figures_of(told, devices, usage, before)
 
 
-def measure_tftp(name: str, street: Street, devices: int, limit_s: float) -> Figures | None:
+def measure_tftp(name: str, street: Street, devices: int, limit_s: float, hosts: Hosts) -> Figures | None:
     """One run of a peer, which serves all devices the same file; None if it is not here."""
-    port = TFTP_PORT if name == DNSMASQ else free_port(socket.SOCK_DGRAM)
-    command = tftp_command(name, port, street.folder, devices)
+    address, port = hosts.pc.address, TFTP_PORT if name == DNSMASQ else free_port(socket.SOCK_DGRAM)
+    command = tftp_command(name, address, port, street.folder, devices)
     if command is None:
         return None
-    with running(command, ready=answers_tftp(port)) as usage:
+    with running(hosts.pc.command(*command), ready=listens("udp", port)) as usage:
         before = cpu_seconds(usage.pid), peak_bytes(usage.pid)
         file = street.firmware
-        told = run(compiled("street_tftp", street.folder), str(port), file, file.name, str(devices), str(limit_s))
+        arguments = (address, str(port), file, file.name, str(devices), str(limit_s))
+        told = run(*hosts.device.command(compiled("street_tftp", street.folder), *arguments))
         return figures_of(told, devices, usage, before)
 
 
-def tftp_command(name: str, port: int, folder: Path, devices: int) -> list[str] | None:
+def tftp_command(name: str, address: str, port: int, folder: Path, devices: int) -> list[str] | None:
     if name == FBTFTP:
         here = importlib.util.find_spec("fbtftp") is not None
-        return python("-m", "bench.street_fbtftp", str(port), folder) if here else None
+        return python("-m", "bench.street_fbtftp", address, str(port), folder) if here else None
     daemon = program("dnsmasq")
     if daemon is None or os.geteuid() != 0:
         return None
-    options = ["--no-daemon", "--conf-file=/dev/null", "--port=0", "--user=root", "--listen-address=127.0.0.1"]
+    options = ["--no-daemon", "--conf-file=/dev/null", "--port=0", "--user=root", f"--listen-address={address}"]
     tftp = ["--bind-interfaces", "--enable-tftp", f"--tftp-root={folder}", f"--tftp-max={devices}", "--quiet-tftp"]
     return [daemon, *options, *tftp]
 
@@ -130,29 +140,41 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--devices", type=int, default=500, metavar="N", help="default: %(default)s")
     parser.add_argument("--size", type=parse_size, default="8MiB", metavar="SIZE", help="default: %(default)s")
     parser.add_argument("--runs", type=int, default=3, metavar="N", help="default: %(default)s")
+    parser.add_argument("--rate", type=float, default=0.0, metavar="MBIT", help="of a link; default: unshaped loopback")
     parser.add_argument("--limit", type=float, default=LIMIT_S, metavar="S", help="of each run; default: %(default)s")
     parser.add_argument("--only", action="append", default=[], choices=(OURS, DNSMASQ, FBTFTP), help="and unbrickd")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", metavar="DIR")
     args = parser.parse_args(arguments)
     if args.size % ERASE_BLOCK_BYTES:
         parser.error("--size must be a whole number of 64 KiB")
+    link = Link(rate_mbit=args.rate, queue_bytes=QUEUE_BYTES) if args.rate else None
     measured_on = machine()
     with tempfile.TemporaryDirectory(prefix="unbrickd-street-") as folder:
         octets = random.Random(20100520).randbytes(args.size)
         street = build(Path(folder) / "street", devices=args.devices, octets=octets)
         raw: dict[str, list[Figures]] = {OURS: [], DNSMASQ: [], FBTFTP: []}
-        for _ in range(args.runs):
-            raw[OURS].append(measure(street, args.devices, args.limit))
-            for name in (DNSMASQ, FBTFTP):
-                if name in args.only or not args.only:
-                    figures = measure_tftp(name, street, args.devices, args.limit)
-                    raw[name] += [] if figures is None else [figures]
+        for name in (OURS, DNSMASQ, FBTFTP) * args.runs:
+            if name not in (OURS, *(args.only or raw)):
+                continue
+            with contextlib.ExitStack() as stack:
+                hosts = unshaped()
+                if link:
+                    hosts = stack.enter_context(opened(link, seed=len(raw[name]), folder=Path(folder)))
+                figures: Figures | None
+                if name == OURS:
+                    figures = measure(street, args.devices, args.limit, hosts)
+                else:
+                    figures = measure_tftp(name, street, args.devices, args.limit, hosts)
+            if figures and link and "mb_per_s" in figures:
+                figures["share"] = figures["mb_per_s"] * 1e6 / link.limit_bytes_per_s
+            raw[name] += [figures] if figures else []
     medians = {name: medians_of(runs) for name, runs in raw.items() if runs}
-    verdicts = {g.text: g.judge(medians) for g in GOALS}
+    verdicts = {g.text: g.judge(medians) for g in (LINK_GOALS if link else UNSHAPED_GOALS)}
     told = {"machine": measured_on, "commit": commit(), "devices": args.devices, "size_bytes": args.size}
+    told |= {"link": str(link or Link(rate_mbit=0))}
     args.output.mkdir(parents=True, exist_ok=True)
     text = json.dumps(told | {"medians": medians, "goals": verdicts, "raw": raw}, indent=1)
-    (args.output / "street.json").write_text(text + "\n", encoding="utf-8")
+    (args.output / (f"street-{args.rate:g}M.json" if link else "street.json")).write_text(text + "\n", encoding="utf-8")
     print(f"{'':28}" + "".join(f"{name:>16}" for name in medians))
     for key in medians[OURS]:
         print(f"{key:28}" + "".join(f"{medians[name].get(key, float('nan')):16.3f}" for name in medians))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""fbtftp (PyPI) as its README shows it: a process for each transfer. `python -m bench.street_fbtftp PORT FOLDER`."""
+"""fbtftp (PyPI) as its README shows it, a process for each: `python -m bench.street_fbtftp ADDRESS PORT FOLDER`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class _File(ResponseData):  # type: ignore[misc]
 
 class _Handler(BaseHandler):  # type: ignore[misc]
     def get_response_data(self) -> ResponseData:
-        return _File(Path(sys.argv[2]) / self._path)
+        return _File(Path(sys.argv[3]) / self._path)
 
 
 class _Server(BaseServer):  # type: ignore[misc]
@@ -38,4 +38,4 @@ class _Server(BaseServer):  # type: ignore[misc]
 
 
 if __name__ == "__main__":
-    _Server("127.0.0.1", int(sys.argv[1]), RETRIES, TIMEOUT_S).run()
+    _Server(sys.argv[1], int(sys.argv[2]), RETRIES, TIMEOUT_S).run()

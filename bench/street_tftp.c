@@ -3,9 +3,9 @@
  * A street of devices that all ask at once, by TFTP as bootloaders speak it: one block, one acknowledgement (RFC 1350,
  * block size by RFC 2348), a socket for each device, in one process. Linux only.
  *
- *   street_tftp PORT FILE NAME COUNT LIMIT_S
+ *   street_tftp ADDRESS PORT FILE NAME COUNT LIMIT_S
  *
- * Each device gets NAME from 127.0.0.1; every byte is compared with FILE. It acknowledges again after a second of
+ * Each device gets NAME from ADDRESS; every byte is compared with FILE. It acknowledges again after a second of
  * silence, as U-Boot does after five. Prints one line of JSON.
  */
 #define _GNU_SOURCE
@@ -147,15 +147,17 @@ int main(int argc, char **argv)
 {
 	int readiness = epoll_create1(EPOLL_CLOEXEC);
 	uint64_t started_us, payload = 0;
+	struct sockaddr_in server = {.sin_family = AF_INET};
 	uint32_t i;
 
-	if (argc != 6) {
-		fprintf(stderr, "usage: street_tftp PORT FILE NAME COUNT LIMIT_S\n");
+	if (argc != 7 || inet_pton(AF_INET, argv[1], &server.sin_addr) != 1) {
+		fprintf(stderr, "usage: street_tftp ADDRESS PORT FILE NAME COUNT LIMIT_S\n");
 		return EXIT_FAILURE;
 	}
-	load(argv[2]);
-	ask_bytes = (size_t)snprintf(ask, sizeof ask, "%c%c%s%coctet%cblksize%c%d%c", 0, RRQ, argv[3], 0, 0, 0, BLOCK_BYTES, 0);
-	count = left = (uint32_t)atoi(argv[4]);
+	server.sin_port = htons((uint16_t)atoi(argv[2]));
+	load(argv[3]);
+	ask_bytes = (size_t)snprintf(ask, sizeof ask, "%c%c%s%coctet%cblksize%c%d%c", 0, RRQ, argv[4], 0, 0, 0, BLOCK_BYTES, 0);
+	count = left = (uint32_t)atoi(argv[5]);
 	devices = calloc(count, sizeof *devices);
 	if (!devices)
 		fail("memory");
@@ -163,14 +165,14 @@ int main(int argc, char **argv)
 	for (i = 0; i < count; i++) {
 		struct epoll_event interest = {.events = EPOLLIN, .data = {.ptr = &devices[i]}};
 
-		devices[i].peer = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(argv[1])), .sin_addr = {htonl(INADDR_LOOPBACK)}};
+		devices[i].peer = server;
 		devices[i].heard_us = started_us;
 		devices[i].socket = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 		if (devices[i].socket < 0 || epoll_ctl(readiness, EPOLL_CTL_ADD, devices[i].socket, &interest))
 			fail("socket");
 		say(&devices[i], ask, ask_bytes);
 	}
-	run(readiness, (uint16_t)atoi(argv[1]), started_us + (uint64_t)(atof(argv[5]) * 1e6));
+	run(readiness, ntohs(server.sin_port), started_us + (uint64_t)(atof(argv[6]) * 1e6));
 	printf("{\"seconds\": [");
 	for (i = 0; i < count; i++) {
 		payload += devices[i].done_us ? image_bytes : 0;

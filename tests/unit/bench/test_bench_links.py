@@ -62,7 +62,7 @@ def test_netem_commands_split_rate_and_queue_from_delay_and_loss() -> None:
 @pytest.mark.slow
 @emulated
 def test_emulator_without_limits_delivers_everything(tmp_path: Path) -> None:
-    counted = flooded(Link(rate_mbit=1000, queue_bytes=1 << 20), tmp_path)
+    counted = flooded(Link(rate_mbit=1000, rtt_ms=0.5, queue_bytes=1 << 20), tmp_path)
     assert counted["delivered"] >= PACKETS
     assert counted["lost"] == counted["queue_drops"] == counted["ring_drops"] == counted["overflows"] == 0
 
@@ -79,7 +79,7 @@ def test_emulator_with_loss_loses_about_that_part(tmp_path: Path) -> None:
 @emulated
 def test_emulator_with_a_short_queue_drops_its_tail(tmp_path: Path) -> None:
     """At 0.1 Mbit/s each packet takes 85 ms, so next to nothing leaves the queue of 12 while they come."""
-    counted = flooded(Link(rate_mbit=0.1, queue_bytes=12 * 1066), tmp_path)
+    counted = flooded(Link(rate_mbit=0.1, rtt_ms=0.5, queue_bytes=12 * 1066), tmp_path)
     assert PACKETS - 40 <= counted["queue_drops"] <= PACKETS - 10
     assert counted["lost"] == 0
 
