@@ -142,7 +142,7 @@ static uint8_t *add_manifest(uint8_t *to, uint8_t id, uint8_t kind, const char *
 
 static void make_document(struct unbrickd *ub)
 {
-	const struct ub_manifest sealed = { .id = CONFIG, .sealed = true };
+	const struct unbrickd_part sealed = { .id = CONFIG, .sealed = true };
 	struct ub_hash hash;
 	uint8_t *to = document + 64;
 	uint32_t i;

@@ -18,8 +18,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *octets, size_t size)
 	if (!ub_decode_document(copy, length, &g)) {
 		check(g.count >= 1 && g.count <= UNBRICKD_MAX_COMPONENTS);
 		for (i = 0; i < g.count; i++) {
-			ub_image_digest(&bare, &g.manifest[i], digest);
-			ub_covers(&components[i % 2].geometry, &g.manifest[i]);
+			ub_image_digest(&bare, &g.part[i], digest);
+			ub_covers(&components[i % 2].geometry, &g.part[i].geometry);
 		}
 	}
 	free(copy);

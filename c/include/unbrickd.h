@@ -133,16 +133,22 @@ enum unbrickd_choice {
 	UNBRICKD_CONTENT_DIFFERS,
 };
 
-/* One component of a generation, and how the flash differs from it. */
+/* One component of a generation: its manifest (flash-format.md, 3), and how the flash differs from it. */
 struct unbrickd_part {
 	uint8_t id;
 	uint8_t kind;
+	bool sealed;
+	bool fits;			/* it fits this device's flash; nothing was compared if not */
 	uint8_t choice;			/* enum unbrickd_choice, in UNBRICKD_OFFER_TAKEN only */
-	bool fits;			/* it fits this device's flash; the rest is 0 if not */
-	const uint8_t *name;		/* 16 octets, padded with zeros */
+	uint16_t signature_bytes;
+	uint32_t length, rollback_index;
 	uint32_t erase_blocks;
 	uint32_t differing;		/* of them */
 	uint32_t bytes;			/* of the image in those */
+	uint32_t damage_at;		/* where the core has a bit for each of them */
+	const uint8_t *name, *version;	/* 16 and 64 octets, padded with zeros */
+	const uint8_t *runs, *signature, *digests, *transfer_digests;
+	struct unbrickd_geometry geometry;
 };
 
 enum unbrickd_event_kind {

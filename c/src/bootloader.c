@@ -153,9 +153,9 @@ static void boot(struct unbrickd *ub)
 	struct unbrickd_booting *booting = &ub->booting;
 	uint32_t i = 0;
 
-	while (ub->generation.manifest[i].kind != UNBRICKD_FIRMWARE)
+	while (ub->generation.part[i].kind != UNBRICKD_FIRMWARE)
 		i++;	/* it is bootable, so there is one */
-	memcpy(booting->firmware_version, ub->generation.manifest[i].version, UB_VERSION);
+	memcpy(booting->firmware_version, ub->generation.part[i].version, UB_VERSION);
 	booting->generation = ub->record.number;
 	booting->config_default = ub->findings.config_damaged;
 	booting->went_back_from = ub->failed_generation == ub->record.number ? 0 : ub->failed_generation;

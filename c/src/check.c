@@ -2,60 +2,47 @@
 /* What is found in flash, and what is decided (R16, R17, R21). No network, no waiting; writes nothing. */
 #include "internal.h"
 
-const struct unbrickd_component *ub_find_component(const struct unbrickd *ub, uint8_t id)
+static bool fits(const struct unbrickd *ub, const struct unbrickd_part *m)
 {
 	uint32_t i;
 
 	for (i = 0; i < ub->config->component_count; i++) {
-		if (ub->config->components[i].id == id)
-			return &ub->config->components[i];
+		const struct unbrickd_component *c = &ub->config->components[i];
+
+		if (c->id == m->id)
+			return c->kind == m->kind && c->sealed == m->sealed && ub_covers(&c->geometry, &m->geometry);
 	}
-	return NULL;
+	return false;
 }
 
-static bool takes(const struct unbrickd_component *component, const struct ub_manifest *m)
-{
-	return component && component->kind == m->kind && component->sealed == m->sealed &&
-	       ub_covers(&component->geometry, m);
-}
-
-uint32_t ub_content_bytes(const struct ub_manifest *m, const struct ub_erase_block *block)
+uint32_t ub_content_bytes(const struct unbrickd_part *m, const struct ub_erase_block *block)
 {
 	return ub_min(block->size, m->length - block->offset);
 }
 
 int ub_check_generation(struct unbrickd *ub, uint32_t rollback_floor)
 {
-	const struct ub_generation *g = &ub->generation;
 	int error = ub_check_authority(ub, rollback_floor);
-	bool has_firmware = false;
-	uint32_t i;
+	struct unbrickd_part *m = ub->generation.part;
+	bool has_firmware = false, all_fit = true;
 
-	for (i = 0; i < g->count && !error; i++) {
-		has_firmware = has_firmware || g->manifest[i].kind == UNBRICKD_FIRMWARE;
-		if (!takes(ub_find_component(ub, g->manifest[i].id), &g->manifest[i]))
-			error = UNBRICKD_E_LAYOUT;
+	for (; m < ub->generation.part + ub->generation.count; m++) {
+		has_firmware = has_firmware || m->kind == UNBRICKD_FIRMWARE;
+		m->fits = fits(ub, m);
+		all_fit = all_fit && m->fits;
 	}
-	return error ? error : has_firmware ? UNBRICKD_OK : UNBRICKD_E_LAYOUT;
+	return error || (has_firmware && all_fit) ? error : UNBRICKD_E_LAYOUT;
 }
 
-/* Which bit of the map of damage is that erase block's; the parts lie there one after the other. */
-static uint32_t bit_of(const struct unbrickd *ub, uint32_t part, uint32_t index)
+bool ub_differs(const struct unbrickd *ub, const struct unbrickd_part *m, uint32_t index)
 {
-	while (part--)
-		index += ub->part[part].erase_blocks;
-	return index;
-}
-
-bool ub_differs(const struct unbrickd *ub, uint32_t part, uint32_t index)
-{
-	uint32_t bit = bit_of(ub, part, index);
+	uint32_t bit = m->damage_at + index;
 
 	return ub->damage[bit / 8] >> bit % 8 & 1;
 }
 
 /* Flash that cannot be read counts as damaged. */
-static bool holds(struct unbrickd *ub, const struct ub_manifest *m, const struct ub_erase_block *block)
+static bool holds(struct unbrickd *ub, const struct unbrickd_part *m, const struct ub_erase_block *block)
 {
 	uint32_t length = ub_content_bytes(m, block);
 	uint8_t digest[UB_DIGEST];
@@ -69,43 +56,26 @@ static bool holds(struct unbrickd *ub, const struct ub_manifest *m, const struct
 	return ub_same(digest, m->digests + block->index * UB_DIGEST, UB_DIGEST);
 }
 
-static void compare_part(struct unbrickd *ub, const struct unbrickd_component *component, uint32_t number)
-{
-	const struct ub_manifest *m = &ub->generation.manifest[number];
-	struct unbrickd_part *part = &ub->part[number];
-	uint32_t i;
-
-	part->erase_blocks = m->erase_blocks;
-	for (i = 0; i < m->erase_blocks; i++) {
-		uint32_t bit = bit_of(ub, number, i);
-		struct ub_erase_block block;
-
-		ub_find_erase_block(&component->geometry, i, &block);
-		ub->damage[bit / 8] &= (uint8_t) ~(1u << bit % 8);
-		if (holds(ub, m, &block))
-			continue;
-		ub->damage[bit / 8] |= (uint8_t)(1u << bit % 8);
-		part->differing++;
-		part->bytes += ub_content_bytes(m, &block);
-	}
-}
-
 void ub_compare(struct unbrickd *ub)
 {
-	uint32_t i;
+	struct unbrickd_part *m = ub->generation.part;
+	uint32_t bit = 0, i;
 
-	memset(ub->part, 0, sizeof(ub->part));
-	for (i = 0; i < ub->generation.count; i++) {
-		const struct ub_manifest *m = &ub->generation.manifest[i];
-		const struct unbrickd_component *component = ub_find_component(ub, m->id);
-		struct unbrickd_part *part = &ub->part[i];
+	for (; m < ub->generation.part + ub->generation.count; m++) {
+		m->damage_at = bit;
+		m->differing = m->bytes = 0;
+		for (i = 0; m->fits && i < m->erase_blocks; i++, bit++) {
+			uint8_t *damage = &ub->damage[bit / 8], mask = (uint8_t)(1u << bit % 8);
+			struct ub_erase_block block;
 
-		part->id = m->id;
-		part->kind = m->kind;
-		part->name = m->name;
-		part->fits = takes(component, m);
-		if (part->fits)
-			compare_part(ub, component, i);
+			ub_find_erase_block(&m->geometry, i, &block);
+			*damage &= (uint8_t)~mask;
+			if (holds(ub, m, &block))
+				continue;
+			*damage |= mask;
+			m->differing++;
+			m->bytes += ub_content_bytes(m, &block);
+		}
 	}
 	ub->is_compared = true;
 }
@@ -117,7 +87,7 @@ static void remember_recorded(struct unbrickd *ub)
 
 	ub->recorded_count = (uint8_t)ub->generation.count;
 	for (i = 0; i < ub->generation.count; i++) {
-		const struct ub_manifest *m = &ub->generation.manifest[i];
+		const struct unbrickd_part *m = &ub->generation.part[i];
 
 		ub->recorded[i].id = m->id;
 		memcpy(ub->recorded[i].version, m->version, UB_VERSION);
@@ -128,32 +98,25 @@ static void remember_recorded(struct unbrickd *ub)
 void ub_check_flash(struct unbrickd *ub)
 {
 	struct ub_findings *f = &ub->findings;
-	bool has_firmware = false;
-	uint32_t i;
+	const struct unbrickd_part *m = ub->generation.part;
 
 	memset(f, 0, sizeof(*f));
-	memset(ub->part, 0, sizeof(ub->part));
-	ub->recorded_count = 0;
 	if (!ub_record_load(ub)) {
-		ub->generation.count = 0;
+		ub->generation.count = ub->recorded_count = 0;
 		return;
 	}
 	remember_recorded(ub);
 	f->refused = ub_check_generation(ub, ub->record.numbers[UB_ROLLBACK_FLOOR]);
-	ub_compare(ub);
 	f->bootable = !f->refused;
-	for (i = 0; i < ub->generation.count; i++) {
-		const struct unbrickd_part *part = &ub->part[i];
-
-		f->damaged = f->damaged || part->differing;
-		f->config_damaged = f->config_damaged || (part->kind == UNBRICKD_CONFIGURATION && part->differing);
-		if (part->kind == UNBRICKD_FIRMWARE) {
-			has_firmware = true;
-			f->bootable = f->bootable && !part->differing;
-		}
+	ub_compare(ub);
+	for (; m < ub->generation.part + ub->generation.count; m++) {
+		if (!m->differing)
+			continue;
+		f->damaged = true;
+		/* A damaged configuration does not bar the boot. */
+		f->config_damaged = f->config_damaged || m->kind == UNBRICKD_CONFIGURATION;
+		f->bootable = f->bootable && m->kind != UNBRICKD_FIRMWARE;
 	}
-	/* A damaged configuration does not bar it. */
-	f->bootable = f->bootable && has_firmware;
 }
 
 /*
@@ -224,6 +187,6 @@ void ub_check(struct unbrickd *ub, bool button, bool repaired)
 	event->u.checked.rejected_from = ub->decision.rejected_from;
 	event->u.checked.rejected_to = ub->decision.rejected_to;
 	event->u.checked.part_count = (uint8_t)ub->generation.count;
-	event->u.checked.parts = ub->part;
+	event->u.checked.parts = ub->generation.part;
 	ub_tell(ub);
 }

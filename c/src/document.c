@@ -31,24 +31,22 @@ static const uint8_t *take(struct rest *rest, uint32_t count)
 }
 
 /* The runs are in range, add up to the erase blocks, and the image fills all of those but maybe the last. */
-static bool runs_are_right(const struct ub_manifest *m)
+static bool decode_runs(struct unbrickd_part *m)
 {
-	struct unbrickd_geometry geometry;
 	struct ub_erase_block last;
 	uint32_t i;
 
-	geometry.run_count = m->run_count;
-	for (i = 0; i < m->run_count; i++) {
-		geometry.run[i].count = ub_u32(m->runs + i * RUN);
-		geometry.run[i].size_bytes = ub_u32(m->runs + i * RUN + 4);
+	for (i = 0; i < m->geometry.run_count; i++) {
+		m->geometry.run[i].count = ub_u32(m->runs + i * RUN);
+		m->geometry.run[i].size_bytes = ub_u32(m->runs + i * RUN + 4);
 	}
-	if (!m->erase_blocks || ub_count_erase_blocks(&geometry) != m->erase_blocks)
+	if (!m->erase_blocks || ub_count_erase_blocks(&m->geometry) != m->erase_blocks)
 		return false;
-	ub_find_erase_block(&geometry, m->erase_blocks - 1, &last);
+	ub_find_erase_block(&m->geometry, m->erase_blocks - 1, &last);
 	return m->length > last.offset && m->length - last.offset <= last.size;
 }
 
-static bool decode_manifest(struct rest *rest, struct ub_manifest *m)
+static bool decode_manifest(struct rest *rest, struct unbrickd_part *m)
 {
 	const uint8_t *head = take(rest, MANIFEST_HEAD);
 
@@ -57,21 +55,21 @@ static bool decode_manifest(struct rest *rest, struct ub_manifest *m)
 	m->id = head[0];
 	m->kind = head[1];
 	m->sealed = head[2] & FLAG_SEALED;
-	m->run_count = head[3];
+	m->geometry.run_count = head[3];
 	m->name = head + 4;
 	m->version = head + 20;
 	m->length = ub_u32(head + 84);
 	m->rollback_index = ub_u32(head + 88);
 	m->erase_blocks = ub_u32(head + 92);
 	m->signature_bytes = ub_u16(head + 96);
-	if (!m->id || !ub_is_kind(m->kind) || m->run_count < 1 ||
-	    m->run_count > UNBRICKD_MAX_RUNS || m->erase_blocks > MAX_ERASE_BLOCKS || m->signature_bytes > MAX_SIGNATURE)
+	if (!m->id || !ub_is_kind(m->kind) || m->geometry.run_count < 1 ||
+	    m->geometry.run_count > UNBRICKD_MAX_RUNS || m->erase_blocks > MAX_ERASE_BLOCKS || m->signature_bytes > MAX_SIGNATURE)
 		return false;
-	m->runs = take(rest, (uint32_t)m->run_count * RUN);
+	m->runs = take(rest, (uint32_t)m->geometry.run_count * RUN);
 	m->signature = take(rest, m->signature_bytes);
 	m->digests = take(rest, m->erase_blocks * UB_DIGEST);
 	m->transfer_digests = m->sealed ? take(rest, m->erase_blocks * UB_DIGEST) : m->digests;
-	return m->runs && m->signature && m->digests && m->transfer_digests && runs_are_right(m);
+	return m->runs && m->signature && m->digests && m->transfer_digests && decode_runs(m);
 }
 
 int ub_decode_document(const uint8_t *document, uint32_t length, struct ub_generation *g)
@@ -91,7 +89,7 @@ int ub_decode_document(const uint8_t *document, uint32_t length, struct ub_gener
 	rest.at = document + HEAD;
 	rest.left = length - HEAD - UB_DIGEST;
 	for (i = 0; i < g->count; i++) {
-		struct ub_manifest *m = &g->manifest[i];
+		struct unbrickd_part *m = &g->part[i];
 
 		if (!decode_manifest(&rest, m) || (i && m->id <= m[-1].id))
 			return UNBRICKD_E_DOCUMENT;	}
@@ -122,21 +120,21 @@ int ub_open_document(struct unbrickd *ub)
 	return UNBRICKD_OK;
 }
 
-void ub_image_digest(struct unbrickd *ub, const struct ub_manifest *m, uint8_t digest[UB_DIGEST])
+void ub_image_digest(struct unbrickd *ub, const struct unbrickd_part *m, uint8_t digest[UB_DIGEST])
 {
 	struct ub_hash hash;
 
 	ub_hash_begin(ub, &hash, NULL, 0);
 	ub_hash_add(&hash, "unbrickd image v1", 17);
 	ub_hash_add_u32(&hash, m->length);
-	ub_hash_add_u32(&hash, m->run_count);
-	ub_hash_add(&hash, m->runs, (uint32_t)m->run_count * RUN);
+	ub_hash_add_u32(&hash, m->geometry.run_count);
+	ub_hash_add(&hash, m->runs, (uint32_t)m->geometry.run_count * RUN);
 	ub_hash_add(&hash, m->transfer_digests, m->erase_blocks * UB_DIGEST);
 	ub_hash_end(&hash, digest);
 }
 
 /* §3.3: over label, model, version, rollback index and image digest. */
-static int check_maker_signature(struct unbrickd *ub, const struct ub_manifest *m)
+static int check_maker_signature(struct unbrickd *ub, const struct unbrickd_part *m)
 {
 	const struct ub_identity *identity = &ub->identity;
 	uint8_t digest[UB_DIGEST];
@@ -166,12 +164,12 @@ int ub_check_authority(struct unbrickd *ub, uint32_t rollback_floor)
 	int error = UNBRICKD_OK;
 
 	for (i = 0; i < g->count; i++) {
-		if (g->manifest[i].kind == UNBRICKD_FIRMWARE && g->manifest[i].rollback_index < floor)
+		if (g->part[i].kind == UNBRICKD_FIRMWARE && g->part[i].rollback_index < floor)
 			return UNBRICKD_E_ROLLBACK;
 	}
 	for (i = 0; i < g->count && ub->identity.maker_signs && !error; i++) {
-		if (g->manifest[i].kind == UNBRICKD_FIRMWARE)
-			error = check_maker_signature(ub, &g->manifest[i]);
+		if (g->part[i].kind == UNBRICKD_FIRMWARE)
+			error = check_maker_signature(ub, &g->part[i]);
 	}
 	return error;
 }

@@ -27,7 +27,7 @@ void ub_fetch_document(struct unbrickd *ub)
 {
 	struct ub_fetch *f = &ub->fetch;
 
-	f->is_document = true;
+	f->part = NULL;
 	f->component = UB_RECORD_PART;
 	f->length = ub->offer_document_bytes;
 	memcpy(f->digest, ub->offer_digest, UB_DIGEST);
@@ -36,21 +36,19 @@ void ub_fetch_document(struct unbrickd *ub)
 	begin(ub);
 }
 
-bool ub_fetch_component(struct unbrickd *ub, uint32_t part)
+bool ub_fetch_component(struct unbrickd *ub, const struct unbrickd_part *part)
 {
+	const struct unbrickd_part *end = ub->generation.part + ub->generation.count;
 	struct ub_fetch *f = &ub->fetch;
-	const struct ub_manifest *m;
 
-	while (part < ub->generation.count && !ub->part[part].differing)
+	while (part < end && !part->differing)
 		part++;
-	if (part == ub->generation.count)
+	if (part == end)
 		return false;
-	f->is_document = false;
 	f->part = part;
-	m = &ub->generation.manifest[part];
-	f->component = m->id;
-	f->length = m->length;
-	ub_image_digest(ub, m, f->digest);
+	f->component = part->id;
+	f->length = part->length;
+	ub_image_digest(ub, part, f->digest);
 	begin(ub);
 	return true;
 }
@@ -58,19 +56,19 @@ bool ub_fetch_component(struct unbrickd *ub, uint32_t part)
 void ub_find_segment(const struct unbrickd *ub, uint32_t index, struct ub_segment *segment)
 {
 	const struct ub_fetch *f = &ub->fetch;
-	const struct ub_manifest *m = &ub->generation.manifest[f->part];
+	const struct unbrickd_part *m = f->part;
 	struct ub_erase_block block;
 
 	segment->length = 0;
-	if (f->is_document) {
+	if (!m) {
 		segment->offset = index * UB_SLICE;
 		if (segment->offset < f->length)
 			segment->length = ub_min(UB_SLICE, f->length - segment->offset);
 	} else {
-		while (index < m->erase_blocks && !ub_differs(ub, f->part, index))
+		while (index < m->erase_blocks && !ub_differs(ub, m, index))
 			index++;
 		if (index < m->erase_blocks) {
-			ub_find_erase_block(&ub_find_component(ub, m->id)->geometry, index, &block);
+			ub_find_erase_block(&m->geometry, index, &block);
 			segment->offset = block.offset;
 			segment->length = ub_content_bytes(m, &block);
 		}
@@ -128,12 +126,12 @@ int ub_fetch_receive(struct unbrickd *ub, const struct ub_message *m)
 		ub_receiver_end(&ub->receiver, ub_u32(m->body + UB_DATA_END_REQUEST));
 	else if (m->type == UB_DATA_BLOCK)
 		ub_receiver_block(&ub->receiver, m);
-	return ub->fetch.is_document ? take_slices(ub) : UNBRICKD_OK;
+	return !ub->fetch.part ? take_slices(ub) : UNBRICKD_OK;
 }
 
 bool ub_fetch_is_writable(const struct unbrickd *ub)
 {
-	return ub->fetch.started && !ub->fetch.is_document && ub_receiver_is_whole(&ub->receiver);
+	return ub->fetch.started && ub->fetch.part && ub_receiver_is_whole(&ub->receiver);
 }
 
 bool ub_fetch_accept(struct unbrickd *ub)

@@ -54,20 +54,18 @@ void ub_find_erase_block(const struct unbrickd_geometry *g, uint32_t index, stru
 	}
 }
 
-bool ub_covers(const struct unbrickd_geometry *g, const struct ub_manifest *m)
+bool ub_covers(const struct unbrickd_geometry *flash, const struct unbrickd_geometry *image)
 {
-	uint32_t i, left = m->length;
+	uint32_t i, last = image->run_count - 1u;
 
-	for (i = 0; left && i < g->run_count; i++) {
-		const struct unbrickd_run *run = &g->run[i];
-		uint32_t count = ub_min(run->count, ub_pieces(left, run->size_bytes));
+	for (i = 0; i <= last; i++) {
+		const struct unbrickd_run *there = &flash->run[i], *wanted = &image->run[i];
 
-		if (i >= m->run_count || ub_u32(m->runs + 8 * i) != count ||
-		    ub_u32(m->runs + 8 * i + 4) != run->size_bytes)
+		if (i >= flash->run_count || there->size_bytes != wanted->size_bytes || there->count < wanted->count ||
+		    (there->count > wanted->count && i < last))
 			return false;
-		left -= ub_min(left, count * run->size_bytes);
 	}
-	return left == 0 && i == m->run_count;
+	return true;
 }
 
 /* After UNBRICKD_E_STOP nothing is called any more, so every loop above comes to its end at once. */

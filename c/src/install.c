@@ -8,12 +8,12 @@
 
 #define STEP 4096u	/* what is written in one step, while the network waits: a few ms of NOR flash */
 
-static enum unbrickd_choice choose(struct unbrickd *ub, const struct ub_manifest *m, const struct unbrickd_part *part)
+static enum unbrickd_choice choose(struct unbrickd *ub, const struct unbrickd_part *m)
 {
 	uint8_t digest[UB_DIGEST];
 	uint32_t i;
 
-	if (!part->differing)
+	if (!m->differing)
 		return UNBRICKD_KEEP;
 	for (i = 0; i < ub->recorded_count; i++) {
 		const struct ub_recorded *recorded = &ub->recorded[i];
@@ -41,12 +41,12 @@ int ub_install_begin(struct unbrickd *ub)
 	if (!ub->is_compared)
 		ub_compare(ub);
 	for (i = 0; i < ub->generation.count; i++)
-		ub->part[i].choice = (uint8_t)choose(ub, &ub->generation.manifest[i], &ub->part[i]);
+		ub->generation.part[i].choice = (uint8_t)choose(ub, &ub->generation.part[i]);
 	event = ub_event(ub, UNBRICKD_OFFER_TAKEN, &ub->server.peer);
 	event->u.offer.generation = ub->generation.number;
 	event->u.offer.is_named = ub->generation.number == ub->decision.named;
 	event->u.offer.part_count = (uint8_t)ub->generation.count;
-	event->u.offer.parts = ub->part;
+	event->u.offer.parts = ub->generation.part;
 	ub_tell(ub);
 	return UNBRICKD_OK;
 }
@@ -63,7 +63,7 @@ static void advance(uint8_t counter[16], uint32_t by)
 }
 
 /* The erase block at the head, deciphered in place, is what the manifest says. */
-static bool verify_head(struct unbrickd *ub, const struct ub_manifest *m)
+static bool verify_head(struct unbrickd *ub, const struct unbrickd_part *m)
 {
 	const uint8_t *wanted = m->digests + ub->receiver.head.index * UB_DIGEST;
 	uint32_t at, piece, length = ub->receiver.head.length;
@@ -88,7 +88,7 @@ static bool verify_head(struct unbrickd *ub, const struct ub_manifest *m)
 }
 
 /* Verify it; make room for it in flash. */
-static int begin_writing(struct unbrickd *ub, const struct ub_manifest *m, const struct ub_erase_block *block)
+static int begin_writing(struct unbrickd *ub, const struct unbrickd_part *m, const struct ub_erase_block *block)
 {
 	if (!verify_head(ub, m))
 		return UNBRICKD_E_DIGEST;
@@ -100,7 +100,7 @@ static int begin_writing(struct unbrickd *ub, const struct ub_manifest *m, const
 }
 
 /* Program a piece of it, and read that back. Ascending: what of an erase block is written makes room in the ring. */
-static int write_piece(struct unbrickd *ub, const struct ub_manifest *m, const struct ub_erase_block *block)
+static int write_piece(struct unbrickd *ub, const struct unbrickd_part *m, const struct ub_erase_block *block)
 {
 	struct ub_fetch *f = &ub->fetch;
 	uint32_t length = ub_min(STEP, ub->receiver.head.length - f->written);
@@ -132,10 +132,10 @@ static int write_piece(struct unbrickd *ub, const struct ub_manifest *m, const s
 
 int ub_install_step(struct unbrickd *ub)
 {
-	const struct ub_manifest *m = &ub->generation.manifest[ub->fetch.part];
+	const struct unbrickd_part *m = ub->fetch.part;
 	struct ub_erase_block block;
 
-	ub_find_erase_block(&ub_find_component(ub, m->id)->geometry, ub->receiver.head.index, &block);
+	ub_find_erase_block(&m->geometry, ub->receiver.head.index, &block);
 	return ub->fetch.is_writing ? write_piece(ub, m, &block) : begin_writing(ub, m, &block);
 }
 
@@ -156,8 +156,8 @@ int ub_install_finish(struct unbrickd *ub)
 	next->good = true;
 	next->numbers[UB_COUNTER] = ub_max(next->numbers[UB_COUNTER], g->number);
 	for (i = 0; i < g->count; i++) {
-		if (g->manifest[i].kind == UNBRICKD_FIRMWARE)
-			next->numbers[UB_ROLLBACK_FLOOR] = ub_max(next->numbers[UB_ROLLBACK_FLOOR], g->manifest[i].rollback_index);
+		if (g->part[i].kind == UNBRICKD_FIRMWARE)
+			next->numbers[UB_ROLLBACK_FLOOR] = ub_max(next->numbers[UB_ROLLBACK_FLOOR], g->part[i].rollback_index);
 	}
 	next->numbers[UB_REJECTED_FROM] = ub->decision.rejected_from;
 	next->numbers[UB_REJECTED_TO] = ub->decision.rejected_to;

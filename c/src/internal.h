@@ -187,18 +187,10 @@ void ub_good_seal(struct unbrickd *ub, uint32_t number, const uint8_t *document_
 
 /* --- document.c: the generation document, spec/flash-format.md §3 and §4 --- */
 
-struct ub_manifest {
-	uint8_t id, kind, run_count;
-	bool sealed;
-	uint16_t signature_bytes;
-	uint32_t length, rollback_index, erase_blocks;
-	const uint8_t *name, *version, *runs, *signature, *digests, *transfer_digests;
-};
-
 struct ub_generation {
 	uint32_t number, count;
 	const uint8_t *device_id, *model;
-	struct ub_manifest manifest[UNBRICKD_MAX_COMPONENTS];
+	struct unbrickd_part part[UNBRICKD_MAX_COMPONENTS];
 };
 
 /* Pointers are into the document. UNBRICKD_E_DOCUMENT. The MAC is carried, not checked. */
@@ -206,9 +198,9 @@ int ub_decode_document(const uint8_t *document, uint32_t length, struct ub_gener
 /* ub->generation from ub->document, of this device only: UNBRICKD_E_MAC, too. */
 int ub_open_document(struct unbrickd *ub);
 /* Begin the digest that the manifest has of that erase block; add what it holds. */
-void ub_digest_begin(const struct unbrickd *ub, const struct ub_manifest *manifest, uint32_t index,
+void ub_digest_begin(const struct unbrickd *ub, const struct unbrickd_part *part, uint32_t index,
 		     struct ub_hash *hash);
-void ub_image_digest(struct unbrickd *ub, const struct ub_manifest *manifest, uint8_t digest[UB_DIGEST]);
+void ub_image_digest(struct unbrickd *ub, const struct unbrickd_part *part, uint8_t digest[UB_DIGEST]);
 /* Whether the firmware of ub->generation may run here: UNBRICKD_E_ROLLBACK, _SIGNATURE. */
 int ub_check_authority(struct unbrickd *ub, uint32_t rollback_floor);
 
@@ -222,8 +214,8 @@ struct ub_erase_block {
 uint32_t ub_count_erase_blocks(const struct unbrickd_geometry *geometry);
 uint32_t ub_largest_erase_block(const struct unbrickd_geometry *geometry);
 void ub_find_erase_block(const struct unbrickd_geometry *geometry, uint32_t index, struct ub_erase_block *block);
-/* Whether the manifest divides its image as this flash is divided. */
-bool ub_covers(const struct unbrickd_geometry *geometry, const struct ub_manifest *manifest);
+/* Whether an image is divided as this flash is, from its start on. */
+bool ub_covers(const struct unbrickd_geometry *flash, const struct unbrickd_geometry *image);
 
 int ub_read(struct unbrickd *ub, uint8_t part, uint32_t offset, uint8_t *to, uint32_t length);
 /* Program what is erased, ascending; pages that are to stay blank are passed over. */
@@ -307,13 +299,11 @@ void ub_decide(struct unbrickd *ub, bool button);
 /* Compare the flash with the boot record, decide, tell. */
 void ub_check(struct unbrickd *ub, bool button, bool repaired);
 void ub_named_again(struct unbrickd *ub);
-/* Compare the flash with the generation in ub->document: fills ub->part and the map of damage. */
+/* Compare the flash with the generation in ub->document: fills each part and the map of damage. */
 void ub_compare(struct unbrickd *ub);
-bool ub_differs(const struct unbrickd *ub, uint32_t part, uint32_t index);
-/* Where the component of that id lies; NULL: this device has none. */
-const struct unbrickd_component *ub_find_component(const struct unbrickd *ub, uint8_t id);
+bool ub_differs(const struct unbrickd *ub, const struct unbrickd_part *part, uint32_t index);
 /* How many bytes of the image lie in that erase block. */
-uint32_t ub_content_bytes(const struct ub_manifest *manifest, const struct ub_erase_block *block);
+uint32_t ub_content_bytes(const struct unbrickd_part *part, const struct ub_erase_block *block);
 
 /* The generation in ub->document is to be installed: check it, compare, tell. */
 int ub_install_begin(struct unbrickd *ub);
@@ -475,10 +465,10 @@ uint64_t ub_receiver_timer(const struct ub_receiver *r);
 /* --- fetch.c: one object, from DataRequest to its last segment; protocol.md §4.7 to §4.13 --- */
 
 struct ub_fetch {
-	bool is_document, started, ack_due;
+	bool started, ack_due;
 	uint8_t component;		/* id; 0: the document */
 	uint16_t transfer, max_block;	/* transfer: 0 if nothing is being fetched */
-	uint32_t part;			/* index into ub->part */
+	const struct unbrickd_part *part;	/* NULL: the document */
 	uint32_t length;
 	uint32_t done, rejected;	/* of segments */
 	bool is_writing, is_second_try;	/* the erase block at the head: it was verified, and so much of it written */
@@ -487,8 +477,8 @@ struct ub_fetch {
 };
 
 void ub_fetch_document(struct unbrickd *ub);
-/* The first component from ub->part[part] on of which something differs; false: there is none. */
-bool ub_fetch_component(struct unbrickd *ub, uint32_t part);
+/* The first component from that part on of which something differs; false: there is none. */
+bool ub_fetch_component(struct unbrickd *ub, const struct unbrickd_part *part);
 int ub_fetch_receive(struct unbrickd *ub, const struct ub_message *message);
 int ub_fetch_poll(struct unbrickd *ub);
 uint64_t ub_fetch_timer(const struct unbrickd *ub);
@@ -531,7 +521,7 @@ struct unbrickd {
 	bool stirred;		/* a message came or went, or flash worked: see session.c */
 	bool muted;		/* what is sent now would not be answered any more */
 	bool holds_record;	/* the document in memory is the boot record's, opened */
-	bool is_compared;	/* part and damage are of that document and of the flash as it is */
+	bool is_compared;	/* with the flash as it is; each part and the map of damage say how */
 	bool offered, booted;
 	bool flash_changed, installing, restored;
 	uint8_t light;		/* enum unbrickd_light */
@@ -569,7 +559,6 @@ struct unbrickd {
 	struct ub_identity identity;
 	struct ub_record record;
 	uint8_t keys[UB_KEYS][UB_DIGEST];
-	struct unbrickd_part part[UNBRICKD_MAX_COMPONENTS];	/* of the generation */
 	struct unbrickd_booting booting;
 	struct ub_writer writer;
 	struct unbrickd_event event;	/* the one being told */

@@ -126,7 +126,7 @@ void ub_good_seal(struct unbrickd *ub, uint32_t number, const uint8_t *document_
 	ub_hash_end(&hash, seal);
 }
 
-void ub_digest_begin(const struct unbrickd *ub, const struct ub_manifest *m, uint32_t index, struct ub_hash *hash)
+void ub_digest_begin(const struct unbrickd *ub, const struct unbrickd_part *m, uint32_t index, struct ub_hash *hash)
 {
 	ub_hash_begin(ub, hash, m->sealed ? ub->keys[UB_KEY_SIV] : NULL, UB_DIGEST);
 	if (m->sealed) {

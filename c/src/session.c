@@ -132,7 +132,7 @@ static int install(struct unbrickd *ub)
 	if (error)
 		return error;
 	ub->installing = true;
-	return ub_fetch_component(ub, 0) ? UNBRICKD_OK : finish(ub);
+	return ub_fetch_component(ub, ub->generation.part) ? UNBRICKD_OK : finish(ub);
 }
 
 /* The generation in a fetched document: the one that was offered, sealed by this device. */
@@ -172,10 +172,10 @@ static int write(struct unbrickd *ub)
 		return error;
 	f->is_writing = f->is_second_try = false;
 	event = ub_event(ub, UNBRICKD_ERASE_BLOCK_RESTORED, &ub->server.peer);
-	event->u.restored.part = &ub->part[f->part];
+	event->u.restored.part = f->part;
 	event->u.restored.index = ub->receiver.head.index;
 	event->u.restored.done = f->done + 1;
-	event->u.restored.wanted = ub->part[f->part].differing;
+	event->u.restored.wanted = f->part->differing;
 	ub_tell(ub);
 	return ub_fetch_accept(ub) ? ub_session_fetched(ub) : UNBRICKD_OK;
 }
@@ -353,7 +353,7 @@ uint64_t ub_session_timer(const struct unbrickd *ub)
 	case UB_ASKING:
 		return ub->repeater.due_us;
 	case UB_FETCHING:
-		if (!ub->fetch.is_document && (ub->stirred || ub_fetch_is_writable(ub)))
+		if (ub->fetch.part && (ub->stirred || ub_fetch_is_writable(ub)))
 			return ub->now_us;
 		return ub_fetch_timer(ub);
 	default:

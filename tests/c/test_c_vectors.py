@@ -189,9 +189,9 @@ def test_generation_vector_opens_and_its_firmware_has_the_image_digest_of_the_ma
     generation, kept = opened(ub)
     assert (generation.number, generation.count) == (load("generation")["number"], 2)
     digest = ffi().new("uint8_t[32]")
-    core().ub_image_digest(ub, ffi().addressof(generation.manifest[0]), digest)
+    core().ub_image_digest(ub, ffi().addressof(generation.part[0]), digest)
     assert taken(digest, 32) == value("open_manifest", "image_digest") == value("maker_signature", "image_digest")
-    assert taken(generation.manifest[0].signature, generation.manifest[0].signature_bytes) == value(
+    assert taken(generation.part[0].signature, generation.part[0].signature_bytes) == value(
         "maker_signature", "signature"
     )
     for at in range(len(kept)):
@@ -219,7 +219,7 @@ def test_maker_signature_vector_is_asked_for_over_the_statement(io: FFI.CData, u
     statement = hashlib.sha256(value("maker_signature", "statement")).digest()
     assert asked == [(value("maker_signature", "public_key_der"), statement, value("maker_signature", "signature"))]
     assert core().ub_check_authority(ub, 0) == core().UNBRICKD_E_SIGNATURE
-    rollback = generation.manifest[0].rollback_index
+    rollback = generation.part[0].rollback_index
     assert core().ub_check_authority(ub, rollback + 1) == core().UNBRICKD_E_ROLLBACK
 
 
@@ -239,7 +239,7 @@ def test_sealed_erase_block_vector_opens(io: FFI.CData, ub: FFI.CData, case: dic
     core().unbrickd_aes256_ctr(ub.keys[core().UB_KEY_ENC], digest, octets, len(octets))
     assert taken(octets, len(octets)).hex() == case["plaintext"]
     found = ffi().new("uint8_t[32]")
-    manifest = ffi().new("struct ub_manifest *", {"id": case["component_id"], "sealed": True})
+    manifest = ffi().new("struct unbrickd_part *", {"id": case["component_id"], "sealed": True})
     mac = ffi().new("struct ub_hash *")
     core().ub_digest_begin(ub, manifest, case["index"], mac)
     core().ub_hash_add(mac, octets, len(octets))

@@ -361,7 +361,7 @@ class CCore:
         )
 
     def _checked(self, checked: FFI.CData) -> events.Checked:
-        parts = [(i, checked.parts[i]) for i in range(checked.part_count) if checked.parts[i].fits]
+        parts = [checked.parts + i for i in range(checked.part_count) if checked.parts[i].fits]
         reason = REASONS[checked.reason]
         findings = Findings(
             loaded=None if reason is Reason.RECORD_LOST else self.device.record.load(),
@@ -371,11 +371,11 @@ class CCore:
                     component_id=part.id,
                     name=_text(part.name, 16),
                     kind=ComponentKind(part.kind),
-                    version=_text(self.ub.generation.manifest[i].version, 64),
+                    version=_text(part.version, 64),
                     erase_blocks=part.erase_blocks,
-                    damaged=tuple(n for n in range(part.erase_blocks) if self.lib.ub_differs(self.ub, i, n)),
+                    damaged=tuple(n for n in range(part.erase_blocks) if self.lib.ub_differs(self.ub, part, n)),
                 )
-                for i, part in parts
+                for part in parts
             ),
         )
         assert checked.bootable == findings.bootable
