@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m bench [loopback | links | street | uboot] …`: which benchmark; loopback if none is named."""
+"""`python -m bench [loopback | links | street | uboot | report] …`: which benchmark; loopback if none is named."""
 
 from __future__ import annotations
 
 import sys
 
-from bench import link_table, loopback, street, uboot
+from bench import link_table, loopback, report, street, uboot
 
 
 def main() -> None:
@@ -14,6 +14,8 @@ def main() -> None:
         link_table.main(rest)
     elif which == "street":
         street.main(rest)
+    elif which == "report":
+        report.main(rest)
     elif which == "uboot":
         uboot.main(rest)
     else:

@@ -11,7 +11,6 @@ import datetime
 import json
 import random
 import signal
-import statistics
 import sys
 import tempfile
 from dataclasses import asdict
@@ -23,9 +22,8 @@ from bench.links import kernel_has_netem, opened, why_not
 from bench.machine import commit, load, machine
 from bench.picture import Panel, draw
 from bench.processes import Figures
+from bench.report import Raw, figures_table, medians_of, missed
 
-Raw = dict[str, dict[str, list[Figures]]]
-"""By row, by contender: a transfer each."""
 PANELS = (
     Panel(
         title="Goodput",
@@ -42,26 +40,6 @@ PANELS = (
         text=lambda f: f"{100 * (f['waste'] - 1):.1f}" if "waste" in f else "?",
     ),
 )
-
-
-def medians_of(row: Row, raw: dict[str, list[Figures]]) -> Medians:
-    """Of what did not fail; a contender that failed more often than not has goodput 0."""
-    medians: Medians = {}
-    for name, runs in raw.items():
-        done = [figures for figures in runs if "failed" not in figures]
-        if 2 * len(done) <= len(runs):
-            medians[name] = {"bytes_per_s": 0.0, "failed": float(len(runs) - len(done))}
-            continue
-        medians[name] = {k: statistics.median(f[k] for f in done) for k in done[0] if all(k in f for f in done)}
-    limit = row.link.limit_bytes_per_s or max(
-        (figures["bytes_per_s"] for name, figures in medians.items() if name.startswith("TCP")), default=0.0
-    )
-    for figures in medians.values():
-        if limit:
-            figures["share"] = figures["bytes_per_s"] / limit
-            if "flow_bytes_per_s" in figures:
-                figures["flow_share"] = figures["flow_bytes_per_s"] / limit
-    return medians
 
 
 def measure(contender: Contender, row: Row, cargo: Cargo, *, seed: int, limit_s: float, folder: Path) -> Figures:
@@ -101,30 +79,6 @@ def report(rows: list[Row], raw: Raw) -> list[dict[str, object]]:
             }
         )
     return told
-
-
-def table(rows: list[Row], raw: Raw) -> str:
-    """Markdown: the figures, then the goals that are missed and those that could not be judged."""
-    lines = ["| link | who | MB/s | share | waste | server CPU s/GB |", "| --- | --- | ---: | ---: | ---: | ---: |"]
-    missed, unknown = list[str](), list[str]()
-    for row in rows:
-        medians = medians_of(row, raw[row.name])
-        for name, figures in medians.items():
-            cells = [
-                "failed" if "failed" in figures else f"{figures['bytes_per_s'] / 1e6:.2f}",
-                f"{figures['share']:.1%}" if "share" in figures else "",
-                f"{figures['waste']:.3f}" if "waste" in figures else "",
-                f"{figures['server_cpu_s_per_gb']:.2f}" if "server_cpu_s_per_gb" in figures else "",
-            ]
-            lines.append(" | ".join([f"| {row.name}", name, *cells]) + " |")
-        for goal in row.all_goals:
-            for device, of_device in (("", medians), (", device in C", in_c(medians))):
-                measured, met = goal.judge(of_device)
-                if met is None and not device:
-                    unknown.append(f"- {row.name}: {goal.text}: not measured")
-                elif met is False:
-                    missed.append(f"- {row.name}{device}: {goal.text}: {measured:.3g}")
-    return "\n".join([*lines, "", f"Missed: {len(missed)}", "", *missed, *unknown])
 
 
 def picture(rows: list[Row], raw: Raw, *, caption: str) -> str:
@@ -203,4 +157,4 @@ def main(arguments: list[str]) -> None:
             (args.output / f"{name}.json").write_text(json.dumps(result | done, indent=1) + "\n", encoding="utf-8")
             caption = f"Over links, medians of {turn + 1} runs; dark: unbrickd"
             (args.output / f"{name}.svg").write_text(picture(rows, raw, caption=caption), encoding="utf-8")
-    print(table(rows, raw))
+    print(figures_table(rows, raw), missed(rows, raw), sep="\n")

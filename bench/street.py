@@ -48,8 +48,8 @@ OURS, DNSMASQ, FBTFTP = "unbrickd", "dnsmasq", "fbtftp"
 Medians = dict[str, Figures]
 
 
-def goal(text: str, key: str, most: float) -> Goal:
-    return Goal(text=text, measured=lambda medians: medians[OURS][key], at_most=most)
+def goal(text: str, key: str, most: float, unit: int = 1) -> Goal:
+    return Goal(text=text, measured=lambda medians: medians[OURS][key] / unit, at_most=most)
 
 
 def times(least: float, peer: str) -> Goal:
@@ -61,8 +61,8 @@ def times(least: float, peer: str) -> Goal:
 ALWAYS = (
     goal("no failure", "failures", 0),
     goal("slowest ≤ 1.5 × median", "slowest_of_median", 1.5),
-    goal("server memory ≤ 64 MiB", "server_peak_bytes", 64 * MIB),
-    goal("server memory ≤ 32 KiB a session", "server_bytes_per_session", 32 << 10),
+    goal("server memory ≤ 64 MiB", "server_peak_bytes", 64, MIB),
+    goal("server memory ≤ 32 KiB a session", "server_bytes_per_session", 32, 1 << 10),
 )
 UNSHAPED_GOALS = (*ALWAYS, times(1.3, DNSMASQ), times(10, FBTFTP))
 LINK_GOALS = (

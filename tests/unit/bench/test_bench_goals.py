@@ -6,8 +6,8 @@ from __future__ import annotations
 import pytest
 from bench.contenders import BACKUP, BBR, CUBIC, RESTORE, RESTORE_IN_C, TFTP, TFTP_32, mean_rate
 from bench.goals import QUICK, ROWS, Medians, Row, in_c
-from bench.link_table import medians_of, table
 from bench.processes import Figures
+from bench.report import DOCUMENT, medians_of, missed, rewritten, tables
 
 CLEAN, LOOPBACK = ROWS[0], ROWS[-1]
 
@@ -84,12 +84,23 @@ def test_goals_of_the_device_in_c_are_judged_by_its_own_restore() -> None:
     assert set(judged(CLEAN, in_c(of_clean_link(0.5))).values()) == {None}
 
 
-def test_table_names_each_goal_that_is_missed() -> None:
+def test_report_names_each_goal_that_is_missed() -> None:
     limit = CLEAN.link.limit_bytes_per_s
-    text = table([CLEAN], {CLEAN.name: {RESTORE.name: [run_of(limit / 2, server_cpu_s_per_gb=20.0)]}})
+    text = missed([CLEAN], {CLEAN.name: {RESTORE.name: [run_of(limit / 2, server_cpu_s_per_gb=20.0)]}})
     assert "- 100M 1 ms: restore ≥ 0.98 of the limit: 0.5" in text
     assert "- 100M 1 ms: server ≤ 3 CPU s/GB: 20" in text
     assert "- 100M 1 ms: restore ≥ 10 × TFTP 1468: not measured" in text
+
+
+def test_report_of_the_results_is_what_the_document_shows() -> None:
+    """`python -m bench report` writes it."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    assert rewritten(text, tables()) == text
+
+
+def test_report_replaces_what_is_between_its_marks() -> None:
+    text = "before\n<!-- links -->\nold\n<!-- end -->\nafter\n"
+    assert rewritten(text, {"links": "new\n"}) == "before\n<!-- links -->\nnew\n<!-- end -->\nafter\n"
 
 
 def test_mean_rate_counts_only_what_came_in_that_time() -> None:
