@@ -4,7 +4,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *octets, size_t size)
 {
-	struct ub_generation g;
+	struct unbrickd_generation g;
 	uint8_t digest[32], *copy;
 	uint32_t i, length = (uint32_t)size;
 
@@ -16,8 +16,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *octets, size_t size)
 	if (size >= 12)
 		ub_put_u32(copy + 8, length);
 	if (!ub_decode_document(copy, length, &g)) {
-		check(g.count >= 1 && g.count <= UNBRICKD_MAX_COMPONENTS);
-		for (i = 0; i < g.count; i++) {
+		check(g.part_count >= 1 && g.part_count <= UNBRICKD_MAX_COMPONENTS);
+		for (i = 0; i < g.part_count; i++) {
 			ub_image_digest(&bare, &g.part[i], digest);
 			ub_covers(&components[i % 2].geometry, &g.part[i].geometry);
 		}

@@ -151,13 +151,26 @@ struct unbrickd_part {
 	struct unbrickd_geometry geometry;
 };
 
+struct unbrickd_generation {
+	uint32_t number, part_count;
+	struct unbrickd_part part[UNBRICKD_MAX_COMPONENTS];
+};
+
+/* What was found in flash, and what follows. */
+struct unbrickd_checked {
+	enum unbrickd_reason reason;
+	int refused;			/* why the firmware that the record names may not run, an enum unbrickd_error, or 0 */
+	bool bootable, damaged, config_damaged, record_repaired;
+	uint32_t named, rejected_from, rejected_to;	/* the generation to ask for, 0: any but those */
+};
+
 enum unbrickd_event_kind {
-	UNBRICKD_CHECKED,		/* u.checked: the flash was checked and this was decided */
+	UNBRICKD_CHECKED,		/* u.checked, generation: the flash was checked and this was decided */
 	UNBRICKD_SERVER_FOUND,		/* server, u.holds_device */
 	UNBRICKD_SERVER_GIVEN_UP,	/* server (NULL: the flash), u.given_up: why; refused: what it gave must not be taken */
-	UNBRICKD_OFFER_TAKEN,		/* u.offer: this is going to be restored */
+	UNBRICKD_OFFER_TAKEN,		/* generation, u.is_named: this is going to be restored */
 	UNBRICKD_ERASE_BLOCK_RESTORED,	/* u.restored: verified, programmed and read back */
-	UNBRICKD_RESTORED,		/* u.summary: all of it is in flash and the boot record names it */
+	UNBRICKD_RESTORED,		/* generation, u.payload_bytes: all of it is in flash and the boot record names it */
 	UNBRICKD_BOOTING,		/* u.booting: the end */
 };
 
@@ -171,15 +184,9 @@ struct unbrickd_booting {
 struct unbrickd_event {
 	enum unbrickd_event_kind kind;
 	const struct unbrickd_peer *server;
+	const struct unbrickd_generation *generation;	/* the one that is checked, restored, booted; no parts: none is known */
 	union {
-		struct {
-			enum unbrickd_reason reason;
-			enum unbrickd_error refused;	/* why the firmware that the record names may not run, or 0 */
-			bool bootable, record_repaired;
-			uint32_t named, rejected_from, rejected_to;
-			uint8_t part_count;
-			const struct unbrickd_part *parts;
-		} checked;
+		const struct unbrickd_checked *checked;
 		bool holds_device;
 		struct {
 			enum unbrickd_error why;
@@ -188,19 +195,12 @@ struct unbrickd_event {
 			uint8_t text_bytes;
 			const uint8_t *text;
 		} given_up;
-		struct {
-			uint32_t generation;
-			bool is_named;			/* it is the one that the boot record asked for */
-			uint8_t part_count;
-			const struct unbrickd_part *parts;
-		} offer;
+		bool is_named;				/* the generation is the one that the boot record asked for */
 		struct {
 			const struct unbrickd_part *part;
 			uint32_t index, done, wanted;
 		} restored;
-		struct {
-			uint32_t generation, payload_bytes;
-		} summary;
+		uint32_t payload_bytes;
 		const struct unbrickd_booting *booting;
 	} u;
 };

@@ -157,7 +157,7 @@ static void boot(struct unbrickd *ub)
 		i++;	/* it is bootable, so there is one */
 	memcpy(booting->firmware_version, ub->generation.part[i].version, UB_VERSION);
 	booting->generation = ub->record.number;
-	booting->config_default = ub->findings.config_damaged;
+	booting->config_default = ub->checked.config_damaged;
 	booting->went_back_from = ub->failed_generation == ub->record.number ? 0 : ub->failed_generation;
 	/* A boot that is not counted is better than no boot. */
 	ub_record_mark(ub, UB_ATTEMPT);
@@ -170,11 +170,11 @@ static void boot(struct unbrickd *ub)
 
 static void restore(struct unbrickd *ub)
 {
-	if (ub->decision.reason == UNBRICKD_BOOT_FAILED)
+	if (ub->checked.reason == UNBRICKD_BOOT_FAILED)
 		ub->failed_generation = ub->record.number;
 	ub_session_start(ub);
 	ub->boot_anyway_us = UNBRICKD_NEVER;
-	if (ub->findings.bootable) {
+	if (ub->checked.bootable) {
 		ub->boot_anyway_us = 0;
 		wait_on(ub);
 	}
@@ -192,7 +192,7 @@ static void check(struct unbrickd *ub, bool button)
 	ub_check(ub, button, repaired);
 	if (ub->stopped)
 		return;
-	if (ub->decision.reason == UNBRICKD_SOUND)
+	if (ub->checked.reason == UNBRICKD_SOUND)
 		boot(ub);
 	else
 		restore(ub);
@@ -206,7 +206,7 @@ static void flash_failed(struct unbrickd *ub)
 	event->u.given_up.refused = true;
 	ub_tell(ub);
 	ub_check_flash(ub);
-	if (ub->findings.bootable && !ub->stopped)
+	if (ub->checked.bootable && !ub->stopped)
 		boot(ub);
 	else
 		ub->retry_us = ub->now_us + FLASH_RETRY_US;
@@ -230,7 +230,7 @@ static void boot_as_it_is(struct unbrickd *ub)
 {
 	ub->boot_anyway_us = UNBRICKD_NEVER;
 	ub_check_flash(ub);
-	if (ub->findings.bootable && !ub->stopped)
+	if (ub->checked.bootable && !ub->stopped)
 		boot(ub);
 	else
 		ub_session_forget_transfer(ub);

@@ -26,7 +26,7 @@ int ub_check_generation(struct unbrickd *ub, uint32_t rollback_floor)
 	struct unbrickd_part *m = ub->generation.part;
 	bool has_firmware = false, all_fit = true;
 
-	for (; m < ub->generation.part + ub->generation.count; m++) {
+	for (; m < ub->generation.part + ub->generation.part_count; m++) {
 		has_firmware = has_firmware || m->kind == UNBRICKD_FIRMWARE;
 		m->fits = fits(ub, m);
 		all_fit = all_fit && m->fits;
@@ -61,7 +61,7 @@ void ub_compare(struct unbrickd *ub)
 	struct unbrickd_part *m = ub->generation.part;
 	uint32_t bit = 0, i;
 
-	for (; m < ub->generation.part + ub->generation.count; m++) {
+	for (; m < ub->generation.part + ub->generation.part_count; m++) {
 		m->damage_at = bit;
 		m->differing = m->bytes = 0;
 		for (i = 0; m->fits && i < m->erase_blocks; i++, bit++) {
@@ -85,8 +85,8 @@ static void remember_recorded(struct unbrickd *ub)
 {
 	uint32_t i;
 
-	ub->recorded_count = (uint8_t)ub->generation.count;
-	for (i = 0; i < ub->generation.count; i++) {
+	ub->recorded_count = (uint8_t)ub->generation.part_count;
+	for (i = 0; i < ub->generation.part_count; i++) {
 		const struct unbrickd_part *m = &ub->generation.part[i];
 
 		ub->recorded[i].id = m->id;
@@ -97,25 +97,26 @@ static void remember_recorded(struct unbrickd *ub)
 
 void ub_check_flash(struct unbrickd *ub)
 {
-	struct ub_findings *f = &ub->findings;
+	struct unbrickd_checked *c = &ub->checked;
 	const struct unbrickd_part *m = ub->generation.part;
 
-	memset(f, 0, sizeof(*f));
+	c->bootable = c->damaged = c->config_damaged = false;
+	c->refused = UNBRICKD_OK;
 	if (!ub_record_load(ub)) {
-		ub->generation.count = ub->recorded_count = 0;
+		ub->generation.part_count = ub->recorded_count = 0;
 		return;
 	}
 	remember_recorded(ub);
-	f->refused = ub_check_generation(ub, ub->record.numbers[UB_ROLLBACK_FLOOR]);
-	f->bootable = !f->refused;
+	c->refused = ub_check_generation(ub, ub->record.numbers[UB_ROLLBACK_FLOOR]);
+	c->bootable = !c->refused;
 	ub_compare(ub);
-	for (; m < ub->generation.part + ub->generation.count; m++) {
+	for (; m < ub->generation.part + ub->generation.part_count; m++) {
 		if (!m->differing)
 			continue;
-		f->damaged = true;
+		c->damaged = true;
 		/* A damaged configuration does not bar the boot. */
-		f->config_damaged = f->config_damaged || m->kind == UNBRICKD_CONFIGURATION;
-		f->bootable = f->bootable && m->kind != UNBRICKD_FIRMWARE;
+		c->config_damaged = c->config_damaged || m->kind == UNBRICKD_CONFIGURATION;
+		c->bootable = c->bootable && m->kind != UNBRICKD_FIRMWARE;
 	}
 }
 
@@ -124,69 +125,54 @@ void ub_check_flash(struct unbrickd *ub)
  * grows down to there: what lies between was passed over as not held or not good. Right above, it grows by one. Further
  * above there may be good ones in between, so a new range begins.
  */
-static void reject(struct ub_decision *d, uint32_t number)
+static void reject(struct unbrickd_checked *c, uint32_t number)
 {
-	if (d->rejected_from <= number && number <= d->rejected_to)
+	if (c->rejected_from <= number && number <= c->rejected_to)
 		return;
-	if (number < d->rejected_from) {
-		d->rejected_from = number;
+	if (number < c->rejected_from) {
+		c->rejected_from = number;
 		return;
 	}
-	if (!d->rejected_to || number != d->rejected_to + 1)
-		d->rejected_from = number;
-	d->rejected_to = number;
+	if (!c->rejected_to || number != c->rejected_to + 1)
+		c->rejected_from = number;
+	c->rejected_to = number;
 }
 
-void ub_named_again(struct unbrickd *ub)
+void ub_decide(struct unbrickd *ub, enum unbrickd_reason reason)
 {
-	ub->decision.reason = UNBRICKD_DAMAGED;
-	ub->decision.named = ub->record.number;
-	ub->decision.rejected_from = ub->record.numbers[UB_REJECTED_FROM];
-	ub->decision.rejected_to = ub->record.numbers[UB_REJECTED_TO];
+	struct unbrickd_checked *c = &ub->checked;
+
+	c->reason = reason;
+	c->named = c->rejected_from = c->rejected_to = 0;
+	if (reason == UNBRICKD_SOUND || reason == UNBRICKD_RECORD_LOST)
+		return;
+	c->rejected_from = ub->record.numbers[UB_REJECTED_FROM];
+	c->rejected_to = ub->record.numbers[UB_REJECTED_TO];
+	if (reason == UNBRICKD_DAMAGED)
+		c->named = ub->record.number;
+	else if (reason != UNBRICKD_BUTTON)
+		reject(c, ub->record.number);
 }
 
-void ub_decide(struct unbrickd *ub, bool button)
+/* The first of these that holds. */
+static enum unbrickd_reason reason_of(const struct unbrickd *ub, bool button)
 {
-	struct ub_decision *d = &ub->decision;
-
-	memset(d, 0, sizeof(*d));
-	d->reason = UNBRICKD_RECORD_LOST;
 	if (!ub->record.loaded)
-		return;
-	d->rejected_from = ub->record.numbers[UB_REJECTED_FROM];
-	d->rejected_to = ub->record.numbers[UB_REJECTED_TO];
-	/* The first of these that holds gives the reason. */
-	if (button) {
-		d->reason = UNBRICKD_BUTTON;
-	} else if (ub->findings.refused) {
-		d->reason = UNBRICKD_REFUSED;
-		reject(d, ub->record.number);
-	} else if (ub->record.failed_boots >= ub->config->boot_limit) {
-		d->reason = UNBRICKD_BOOT_FAILED;
-		reject(d, ub->record.number);
-	} else if (ub->findings.damaged) {
-		ub_named_again(ub);
-	} else {
-		memset(d, 0, sizeof(*d));
-		d->reason = UNBRICKD_SOUND;
-	}
+		return UNBRICKD_RECORD_LOST;
+	if (button)
+		return UNBRICKD_BUTTON;
+	if (ub->checked.refused)
+		return UNBRICKD_REFUSED;
+	if (ub->record.failed_boots >= ub->config->boot_limit)
+		return UNBRICKD_BOOT_FAILED;
+	return ub->checked.damaged ? UNBRICKD_DAMAGED : UNBRICKD_SOUND;
 }
 
 void ub_check(struct unbrickd *ub, bool button, bool repaired)
 {
-	struct unbrickd_event *event;
-
 	ub_check_flash(ub);
-	ub_decide(ub, button);
-	event = ub_event(ub, UNBRICKD_CHECKED, NULL);
-	event->u.checked.reason = ub->decision.reason;
-	event->u.checked.refused = (enum unbrickd_error)ub->findings.refused;
-	event->u.checked.bootable = ub->findings.bootable;
-	event->u.checked.record_repaired = repaired;
-	event->u.checked.named = ub->decision.named;
-	event->u.checked.rejected_from = ub->decision.rejected_from;
-	event->u.checked.rejected_to = ub->decision.rejected_to;
-	event->u.checked.part_count = (uint8_t)ub->generation.count;
-	event->u.checked.parts = ub->generation.part;
+	ub_decide(ub, reason_of(ub, button));
+	ub->checked.record_repaired = repaired;
+	ub_event(ub, UNBRICKD_CHECKED, NULL)->u.checked = &ub->checked;
 	ub_tell(ub);
 }

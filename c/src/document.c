@@ -7,6 +7,8 @@
 #include "internal.h"
 
 #define HEAD 64
+#define DEVICE_ID_AT 12
+#define MODEL_AT 32
 #define MANIFEST_HEAD 100
 #define RUN 8
 #define MAX_DOCUMENT (4u << 20)
@@ -72,7 +74,7 @@ static bool decode_manifest(struct rest *rest, struct unbrickd_part *m)
 	return m->runs && m->signature && m->digests && m->transfer_digests && decode_runs(m);
 }
 
-int ub_decode_document(const uint8_t *document, uint32_t length, struct ub_generation *g)
+int ub_decode_document(const uint8_t *document, uint32_t length, struct unbrickd_generation *g)
 {
 	struct rest rest;
 	uint32_t i;
@@ -80,15 +82,13 @@ int ub_decode_document(const uint8_t *document, uint32_t length, struct ub_gener
 	if (length < HEAD + UB_DIGEST || length > MAX_DOCUMENT || memcmp(document, "UBGN", 4) || document[4] != 1 ||
 	    ub_u32(document + 8) != length)
 		return UNBRICKD_E_DOCUMENT;
-	g->count = document[5];
-	g->device_id = document + 12;
+	g->part_count = document[5];
 	g->number = ub_u32(document + 28);
-	g->model = document + 32;
-	if (g->count < 1 || g->count > UNBRICKD_MAX_COMPONENTS || !g->number)
+	if (g->part_count < 1 || g->part_count > UNBRICKD_MAX_COMPONENTS || !g->number)
 		return UNBRICKD_E_DOCUMENT;
 	rest.at = document + HEAD;
 	rest.left = length - HEAD - UB_DIGEST;
-	for (i = 0; i < g->count; i++) {
+	for (i = 0; i < g->part_count; i++) {
 		struct unbrickd_part *m = &g->part[i];
 
 		if (!decode_manifest(&rest, m) || (i && m->id <= m[-1].id))
@@ -98,7 +98,6 @@ int ub_decode_document(const uint8_t *document, uint32_t length, struct ub_gener
 
 int ub_open_document(struct unbrickd *ub)
 {
-	const struct ub_generation *g = &ub->generation;
 	uint32_t length = ub->document_bytes - UB_DIGEST;
 	uint8_t digest[UB_DIGEST];
 	struct ub_hash mac;
@@ -115,7 +114,8 @@ int ub_open_document(struct unbrickd *ub)
 	error = ub_decode_document(ub->document, ub->document_bytes, &ub->generation);
 	if (error)
 		return error;
-	if (memcmp(g->device_id, ub->identity.device_id, UB_DEVICE_ID) || memcmp(g->model, ub->identity.model, UB_MODEL))
+	if (memcmp(ub->document + DEVICE_ID_AT, ub->identity.device_id, UB_DEVICE_ID) ||
+	    memcmp(ub->document + MODEL_AT, ub->identity.model, UB_MODEL))
 		return UNBRICKD_E_MAC;
 	return UNBRICKD_OK;
 }
@@ -159,15 +159,15 @@ static int check_maker_signature(struct unbrickd *ub, const struct unbrickd_part
 
 int ub_check_authority(struct unbrickd *ub, uint32_t rollback_floor)
 {
-	const struct ub_generation *g = &ub->generation;
+	const struct unbrickd_generation *g = &ub->generation;
 	uint32_t i, floor = ub_max(rollback_floor, ub->identity.rollback_floor);
 	int error = UNBRICKD_OK;
 
-	for (i = 0; i < g->count; i++) {
+	for (i = 0; i < g->part_count; i++) {
 		if (g->part[i].kind == UNBRICKD_FIRMWARE && g->part[i].rollback_index < floor)
 			return UNBRICKD_E_ROLLBACK;
 	}
-	for (i = 0; i < g->count && ub->identity.maker_signs && !error; i++) {
+	for (i = 0; i < g->part_count && ub->identity.maker_signs && !error; i++) {
 		if (g->part[i].kind == UNBRICKD_FIRMWARE)
 			error = check_maker_signature(ub, &g->part[i]);
 	}

@@ -7,5 +7,6 @@ struct unbrickd_event *ub_event(struct unbrickd *ub, enum unbrickd_event_kind ki
 	memset(&ub->event, 0, sizeof(ub->event));
 	ub->event.kind = kind;
 	ub->event.server = server;
+	ub->event.generation = &ub->generation;
 	return &ub->event;
 }

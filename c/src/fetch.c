@@ -38,7 +38,7 @@ void ub_fetch_document(struct unbrickd *ub)
 
 bool ub_fetch_component(struct unbrickd *ub, const struct unbrickd_part *part)
 {
-	const struct unbrickd_part *end = ub->generation.part + ub->generation.count;
+	const struct unbrickd_part *end = ub->generation.part + ub->generation.part_count;
 	struct ub_fetch *f = &ub->fetch;
 
 	while (part < end && !part->differing)

@@ -40,13 +40,10 @@ int ub_install_begin(struct unbrickd *ub)
 		return error;
 	if (!ub->is_compared)
 		ub_compare(ub);
-	for (i = 0; i < ub->generation.count; i++)
+	for (i = 0; i < ub->generation.part_count; i++)
 		ub->generation.part[i].choice = (uint8_t)choose(ub, &ub->generation.part[i]);
 	event = ub_event(ub, UNBRICKD_OFFER_TAKEN, &ub->server.peer);
-	event->u.offer.generation = ub->generation.number;
-	event->u.offer.is_named = ub->generation.number == ub->decision.named;
-	event->u.offer.part_count = (uint8_t)ub->generation.count;
-	event->u.offer.parts = ub->generation.part;
+	event->u.is_named = ub->generation.number == ub->checked.named;
 	ub_tell(ub);
 	return UNBRICKD_OK;
 }
@@ -146,20 +143,20 @@ bool ub_install_is_written(const struct unbrickd *ub)
 
 int ub_install_finish(struct unbrickd *ub)
 {
-	const struct ub_generation *g = &ub->generation;
+	const struct unbrickd_generation *g = &ub->generation;
 	struct ub_record *next = &ub->record;
 	uint32_t i;
 
 	/* Where only damage was mended, the record is right as it stands, its journal of boots included. */
-	if (ub->decision.reason == UNBRICKD_DAMAGED && ub->holds_record)
+	if (ub->checked.reason == UNBRICKD_DAMAGED && ub->holds_record)
 		return UNBRICKD_OK;
 	next->good = true;
 	next->numbers[UB_COUNTER] = ub_max(next->numbers[UB_COUNTER], g->number);
-	for (i = 0; i < g->count; i++) {
+	for (i = 0; i < g->part_count; i++) {
 		if (g->part[i].kind == UNBRICKD_FIRMWARE)
 			next->numbers[UB_ROLLBACK_FLOOR] = ub_max(next->numbers[UB_ROLLBACK_FLOOR], g->part[i].rollback_index);
 	}
-	next->numbers[UB_REJECTED_FROM] = ub->decision.rejected_from;
-	next->numbers[UB_REJECTED_TO] = ub->decision.rejected_to;
+	next->numbers[UB_REJECTED_FROM] = ub->checked.rejected_from;
+	next->numbers[UB_REJECTED_TO] = ub->checked.rejected_to;
 	return ub_record_commit(ub);
 }

@@ -187,14 +187,8 @@ void ub_good_seal(struct unbrickd *ub, uint32_t number, const uint8_t *document_
 
 /* --- document.c: the generation document, spec/flash-format.md §3 and §4 --- */
 
-struct ub_generation {
-	uint32_t number, count;
-	const uint8_t *device_id, *model;
-	struct unbrickd_part part[UNBRICKD_MAX_COMPONENTS];
-};
-
 /* Pointers are into the document. UNBRICKD_E_DOCUMENT. The MAC is carried, not checked. */
-int ub_decode_document(const uint8_t *document, uint32_t length, struct ub_generation *generation);
+int ub_decode_document(const uint8_t *document, uint32_t length, struct unbrickd_generation *generation);
 /* ub->generation from ub->document, of this device only: UNBRICKD_E_MAC, too. */
 int ub_open_document(struct unbrickd *ub);
 /* Begin the digest that the manifest has of that erase block; add what it holds. */
@@ -275,11 +269,6 @@ int ub_record_commit(struct unbrickd *ub);
 
 /* --- check.c and install.c --- */
 
-struct ub_decision {
-	enum unbrickd_reason reason;
-	uint32_t named, rejected_from, rejected_to;
-};
-
 /* What of it a choice needs, of the generation that the boot record names (R21). */
 struct ub_recorded {
 	uint8_t id;
@@ -287,18 +276,13 @@ struct ub_recorded {
 	uint8_t version[UB_VERSION];
 };
 
-struct ub_findings {
-	bool bootable, damaged, config_damaged;
-	int refused;
-};
-
 /* Whether a generation that this device sealed may run on it and fits: ROLLBACK, SIGNATURE, LAYOUT. */
 int ub_check_generation(struct unbrickd *ub, uint32_t rollback_floor);
 void ub_check_flash(struct unbrickd *ub);
-void ub_decide(struct unbrickd *ub, bool button);
+/* What to ask for, into ub->checked. */
+void ub_decide(struct unbrickd *ub, enum unbrickd_reason reason);
 /* Compare the flash with the boot record, decide, tell. */
 void ub_check(struct unbrickd *ub, bool button, bool repaired);
-void ub_named_again(struct unbrickd *ub);
 /* Compare the flash with the generation in ub->document: fills each part and the map of damage. */
 void ub_compare(struct unbrickd *ub);
 bool ub_differs(const struct unbrickd *ub, const struct unbrickd_part *part, uint32_t index);
@@ -539,15 +523,14 @@ struct unbrickd {
 	uint32_t half_bytes;	/* of the boot record */
 	uint32_t failed_generation;
 	int flash_failure;
-	struct ub_findings findings;
-	struct ub_decision decision;
+	struct unbrickd_checked checked;
 
 	/* the restore session */
 	uint16_t transfer, max_message;	/* transfer: the number of the last one begun */
 	uint32_t session;	/* 0: with none */
 	uint32_t payload_bytes;
 	uint32_t offer_generation, offer_document_bytes;
-	struct ub_generation generation;	/* of the document, once it is opened */
+	struct unbrickd_generation generation;	/* of the document, once it is opened */
 	uint64_t retry_us, boot_anyway_us;	/* UNBRICKD_NEVER: not set */
 	uint64_t progress_us;
 	struct ub_repeater repeater;

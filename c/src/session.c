@@ -109,16 +109,13 @@ void ub_session_forget_transfer(struct unbrickd *ub)
 
 static int finish(struct unbrickd *ub)
 {
-	struct unbrickd_event *event;
 	int error = ub_install_finish(ub);
 
 	if (error)
 		return error;
 	ub->state = UB_IDLE;
 	ub->restored = true;
-	event = ub_event(ub, UNBRICKD_RESTORED, &ub->server.peer);
-	event->u.summary.generation = ub->generation.number;
-	event->u.summary.payload_bytes = ub->payload_bytes;
+	ub_event(ub, UNBRICKD_RESTORED, &ub->server.peer)->u.payload_bytes = ub->payload_bytes;
 	ub_tell(ub);
 	return UNBRICKD_OK;
 }
@@ -185,11 +182,11 @@ static int write(struct unbrickd *ub)
 /* Half-way back to a generation that no server has any more, the recorded one is better than nothing. */
 static int take_none(struct unbrickd *ub)
 {
-	bool boots_as_it_is = ub->findings.bootable && !ub->flash_changed;
+	bool boots_as_it_is = ub->checked.bootable && !ub->flash_changed;
 
-	if (!ub->record.loaded || ub->findings.refused || ub->decision.named || boots_as_it_is)
+	if (!ub->record.loaded || ub->checked.refused || ub->checked.named || boots_as_it_is)
 		return UNBRICKD_E_NOTHING_HELD;
-	ub_named_again(ub);
+	ub_decide(ub, UNBRICKD_DAMAGED);
 	return ask_again(ub);
 }
 
@@ -199,7 +196,7 @@ static int take_none(struct unbrickd *ub)
  */
 static int check_offer(struct unbrickd *ub, const uint8_t *offer, bool is_held)
 {
-	const struct ub_decision *d = &ub->decision;
+	const struct unbrickd_checked *d = &ub->checked;
 	uint32_t number = ub->offer_generation, length = ub->offer_document_bytes;
 	uint8_t seal[UB_DIGEST];
 
@@ -309,9 +306,9 @@ static int ask(struct unbrickd *ub)
 	ub_begin(ub, UB_RESTORE);
 	ub_add_octets(ub, ub->server.ack + UB_PROBE_ACK_COOKIE, UB_COOKIE);
 	ub_add_octets(ub, ub->identity.device_id, UB_DEVICE_ID);
-	ub_add(ub, ub->decision.named);
-	ub_add(ub, ub->decision.rejected_from);
-	ub_add(ub, ub->decision.rejected_to);
+	ub_add(ub, ub->checked.named);
+	ub_add(ub, ub->checked.rejected_from);
+	ub_add(ub, ub->checked.rejected_to);
 	ub_add(ub, 0);
 	ub_answer(ub);
 	return UNBRICKD_OK;

@@ -187,7 +187,7 @@ def opened(ub: FFI.CData) -> tuple[FFI.CData, FFI.CData]:
 
 def test_generation_vector_opens_and_its_firmware_has_the_image_digest_of_the_manifest_vector(ub: FFI.CData) -> None:
     generation, kept = opened(ub)
-    assert (generation.number, generation.count) == (load("generation")["number"], 2)
+    assert (generation.number, generation.part_count) == (load("generation")["number"], 2)
     digest = ffi().new("uint8_t[32]")
     core().ub_image_digest(ub, ffi().addressof(generation.part[0]), digest)
     assert taken(digest, 32) == value("open_manifest", "image_digest") == value("maker_signature", "image_digest")

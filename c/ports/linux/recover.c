@@ -116,11 +116,11 @@ static void tell_checked(const struct unbrickd_event *event)
 	};
 	uint32_t i;
 
-	printf("%s\n", reasons[event->u.checked.reason]);
-	if (event->u.checked.refused)
-		printf("  %s\n", unbrickd_words(event->u.checked.refused));
-	for (i = 0; i < event->u.checked.part_count; i++) {
-		const struct unbrickd_part *part = &event->u.checked.parts[i];
+	printf("%s\n", reasons[event->u.checked->reason]);
+	if (event->u.checked->refused)
+		printf("  %s\n", unbrickd_words(event->u.checked->refused));
+	for (i = 0; i < event->generation->part_count; i++) {
+		const struct unbrickd_part *part = &event->generation->part[i];
 
 		if (part->differing)
 			printf("  %.16s: %u of %u erase blocks\n", (const char *)part->name, part->differing,
@@ -132,9 +132,9 @@ static void tell_offer(const struct unbrickd_event *event)
 {
 	uint32_t i;
 
-	printf("restoring generation %u\n", event->u.offer.generation);
-	for (i = 0; i < event->u.offer.part_count; i++) {
-		const struct unbrickd_part *part = &event->u.offer.parts[i];
+	printf("restoring generation %u\n", event->generation->number);
+	for (i = 0; i < event->generation->part_count; i++) {
+		const struct unbrickd_part *part = &event->generation->part[i];
 
 		printf("  %.16s: %u of %u erase blocks, %u bytes\n", (const char *)part->name, part->differing,
 		       part->erase_blocks, part->bytes);
@@ -150,7 +150,7 @@ static void tell(void *app, const struct unbrickd_event *event)
 		name_peer(event->server, server);
 	switch (event->kind) {
 	case UNBRICKD_CHECKED:
-		p->sound = event->u.checked.reason == UNBRICKD_SOUND;
+		p->sound = event->u.checked->reason == UNBRICKD_SOUND;
 		tell_checked(event);
 		break;
 	case UNBRICKD_SERVER_FOUND:
@@ -166,7 +166,7 @@ static void tell(void *app, const struct unbrickd_event *event)
 	case UNBRICKD_ERASE_BLOCK_RESTORED:
 		break;
 	case UNBRICKD_RESTORED:
-		printf("restored generation %u, %u bytes\n", event->u.summary.generation, event->u.summary.payload_bytes);
+		printf("restored generation %u, %u bytes\n", event->generation->number, event->u.payload_bytes);
 		break;
 	case UNBRICKD_BOOTING:
 		printf("would boot generation %u, firmware %.64s%s\n", event->u.booting->generation,

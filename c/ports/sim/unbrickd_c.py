@@ -319,7 +319,7 @@ class CCore:
         server = str(self.peer_of(event.server)) if event.server else ""
         match event.kind:
             case lib.UNBRICKD_CHECKED:
-                return self._checked(u.checked)
+                return self._checked(u.checked, event.generation)
             case lib.UNBRICKD_SERVER_FOUND:
                 return events.ServerFound(server=server, holds_device=u.holds_device)
             case lib.UNBRICKD_SERVER_GIVEN_UP:
@@ -327,10 +327,10 @@ class CCore:
                 why = text or self.words(u.given_up.why)
                 return events.ServerGivenUp(server=server, why=why, refused=u.given_up.refused)
             case lib.UNBRICKD_OFFER_TAKEN:
-                parts = [u.offer.parts[i] for i in range(u.offer.part_count)]
+                parts = [event.generation.part[i] for i in range(event.generation.part_count)]
                 return events.OfferTaken(
-                    generation=u.offer.generation,
-                    is_named=u.offer.is_named,
+                    generation=event.generation.number,
+                    is_named=u.is_named,
                     components=tuple((_text(p.name, 16), p.differing, p.erase_blocks, p.bytes) for p in parts),
                     choices=tuple(CHOICES[p.choice] for p in parts),
                 )
@@ -343,10 +343,10 @@ class CCore:
                 )
             case lib.UNBRICKD_RESTORED:
                 return events.Restored(
-                    generation=u.summary.generation,
+                    generation=event.generation.number,
                     bytes_received=0,
                     bytes_sent=0,
-                    payload_bytes=u.summary.payload_bytes,
+                    payload_bytes=u.payload_bytes,
                 )
             case _:
                 assert event.kind == lib.UNBRICKD_BOOTING
@@ -360,8 +360,8 @@ class CCore:
             went_back_from=booting.went_back_from,
         )
 
-    def _checked(self, checked: FFI.CData) -> events.Checked:
-        parts = [checked.parts + i for i in range(checked.part_count) if checked.parts[i].fits]
+    def _checked(self, checked: FFI.CData, generation: FFI.CData) -> events.Checked:
+        parts = [generation.part + i for i in range(generation.part_count) if generation.part[i].fits]
         reason = REASONS[checked.reason]
         findings = Findings(
             loaded=None if reason is Reason.RECORD_LOST else self.device.record.load(),

@@ -13,14 +13,16 @@
 
 #include "port.h"
 
-static void tell_parts(u8 count, const struct unbrickd_part *parts)
+static void tell_parts(const struct unbrickd_generation *generation)
 {
-	for (; count; count--, parts++) {
-		if (parts->fits)
-			printf("unbrickd: %.16s: %u of %u erase blocks differ\n", parts->name, parts->differing,
-			       parts->erase_blocks);
+	const struct unbrickd_part *part = generation->part;
+
+	for (; part < generation->part + generation->part_count; part++) {
+		if (part->fits)
+			printf("unbrickd: %.16s: %u of %u erase blocks differ\n", part->name, part->differing,
+			       part->erase_blocks);
 		else
-			printf("unbrickd: %.16s: does not fit the layout\n", parts->name);
+			printf("unbrickd: %.16s: does not fit the layout\n", part->name);
 	}
 }
 
@@ -35,16 +37,16 @@ static void tell_checked(struct ubp *p, const struct unbrickd_event *event)
 		[UNBRICKD_BOOT_FAILED] = "it failed to boot too often",
 	};
 
-	p->reason = event->u.checked.reason;
-	if (event->u.checked.record_repaired)
+	p->reason = event->u.checked->reason;
+	if (event->u.checked->record_repaired)
 		printf("unbrickd: a copy of the boot record was repaired\n");
-	tell_parts(event->u.checked.part_count, event->u.checked.parts);
+	tell_parts(event->generation);
 	printf("unbrickd: ");
-	if (event->u.checked.named)	/* the only one that will do; sound flash needs none, a lost record names none */
-		printf("generation %u: ", event->u.checked.named);
-	printf("%s\n", words[event->u.checked.reason]);
-	if (event->u.checked.refused)
-		printf("unbrickd: %s\n", unbrickd_words(event->u.checked.refused));
+	if (event->u.checked->named)	/* the only one that will do; sound flash needs none, a lost record names none */
+		printf("generation %u: ", event->u.checked->named);
+	printf("%s\n", words[event->u.checked->reason]);
+	if (event->u.checked->refused)
+		printf("unbrickd: %s\n", unbrickd_words(event->u.checked->refused));
 }
 
 /* What a server calls itself or its error comes from a stranger: nothing of it is printed but numbers. */
@@ -63,16 +65,16 @@ static void tell(void *app, const struct unbrickd_event *event)
 		       unbrickd_words(event->u.given_up.why));
 		break;
 	case UNBRICKD_OFFER_TAKEN:
-		printf("unbrickd: restoring generation %u\n", event->u.offer.generation);
-		tell_parts(event->u.offer.part_count, event->u.offer.parts);
+		printf("unbrickd: restoring generation %u\n", event->generation->number);
+		tell_parts(event->generation);
 		break;
 	case UNBRICKD_ERASE_BLOCK_RESTORED:
 		printf("unbrickd: %.16s: erase block %u, %u of %u\n", event->u.restored.part->name,
 		       event->u.restored.index, event->u.restored.done, event->u.restored.wanted);
 		break;
 	case UNBRICKD_RESTORED:
-		printf("unbrickd: restored generation %u, %u bytes\n", event->u.summary.generation,
-		       event->u.summary.payload_bytes);
+		printf("unbrickd: restored generation %u, %u bytes\n", event->generation->number,
+		       event->u.payload_bytes);
 		break;
 	case UNBRICKD_BOOTING:
 		printf("unbrickd: booting generation %u, firmware %.64s%s\n", event->u.booting->generation,
