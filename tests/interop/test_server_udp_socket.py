@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from unbrickd.adapters.net import packet_info, server_udp
-from unbrickd.adapters.net.server_udp import BULK_BYTES, MAX_HELD, UdpSocket
+from unbrickd.adapters.net import packet_info
+from unbrickd.adapters.net.server_udp import MAX_HELD, UdpSocket
 from unbrickd.model.peer import Batch, Peer, Transport
-from unbrickd.wire.framing import Octets
 
 PATIENCE_S = 10.0
 
@@ -85,38 +84,3 @@ def test_udp_socket_loses_what_the_network_refuses_and_goes_on(client: socket.so
 
     assert not in_loop(scene)
     assert client.recv(100) == b"after"
-
-
-@pytest.mark.parametrize(("message_bytes", "gathers"), [(BULK_BYTES + 1, True), (BULK_BYTES, False)])
-def test_udp_socket_reads_what_an_upload_sends_a_little_later_together(
-    client: socket.socket, monkeypatch: pytest.MonkeyPatch, message_bytes: int, gathers: bool
-) -> None:
-    monkeypatch.setattr(server_udp, "GATHER_S", 0.2)
-    readings: list[int] = []
-
-    async def play() -> None:
-        come = asyncio.Event()
-
-        def take(messages: list[tuple[Peer, Octets]]) -> None:
-            readings.append(len(messages))
-            if sum(readings) == 4:
-                come.set()
-
-        opened = UdpSocket(
-            asyncio.get_running_loop(),
-            ("127.0.0.1", 0),
-            channels=lambda _: 1,
-            on_datagrams=take,
-            on_writable=lambda: None,
-        )
-        try:
-            for _ in range(4):
-                client.sendto(bytes(message_bytes), (opened.bound.host, opened.bound.port))
-                await asyncio.sleep(0.005)
-            await asyncio.wait_for(come.wait(), PATIENCE_S)
-        finally:
-            opened.close()
-
-    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
-        runner.run(play())
-    assert (readings == [1, 3]) == gathers

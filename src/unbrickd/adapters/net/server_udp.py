@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import socket
 import sys
-from asyncio import AbstractEventLoop, TimerHandle
+from asyncio import AbstractEventLoop
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -30,10 +30,6 @@ MAX_BATCH = 64
 """Datagrams read at once, so that answers are not held up by a flood."""
 MAX_HELD = 256
 """Batches, mostly of one answer, that wait for the socket to take them; more are lost, as on any network."""
-
-GATHER_S, BULK_BYTES = 0.0005, 1024
-"""What an upload sends is gathered for so long, as each reading costs as much as ten of its blocks: at 1 Gbit/s that is
-43 of them, half of what Linux keeps for a socket that may ask for no more (net.core.rmem_default)."""
 
 _DONT_FRAGMENT: dict[str, tuple[tuple[int, int, int], ...]] = {
     # (level, option, value), from ip(7), ipv6(7), ws2ipdef.h and netinet/in.h; the socket module names few of them.
@@ -70,7 +66,6 @@ class UdpSocket:
         self._local_of: dict[int, Local] = {}
         self._held: deque[Batch] = deque(maxlen=MAX_HELD)
         self._joined: set[int] = set()
-        self._gathering: TimerHandle | None = None
         self._configure()
         self._datagrams = DatagramSocket(self._socket, peer_of=self._peer_of)
         loop.add_reader(self._socket, self._readable)
@@ -106,8 +101,6 @@ class UdpSocket:
 
     def close(self) -> None:
         self._loop.remove_reader(self._socket)
-        if self._gathering is not None:
-            self._gathering.cancel()
         if self._held:
             self._loop.remove_writer(self._socket)
         self._socket.close()
@@ -116,16 +109,8 @@ class UdpSocket:
 
     def _readable(self) -> None:
         received = self._datagrams.receive(MAX_BATCH)
-        if not received:
-            return
-        is_bulk = len(received) < MAX_BATCH and len(received[-1][1]) > BULK_BYTES
-        self._on_datagrams(received)
-        if is_bulk:
-            self._loop.remove_reader(self._socket)
-            self._gathering = self._loop.call_later(GATHER_S, self._read_again)
-
-    def _read_again(self) -> None:
-        self._loop.add_reader(self._socket, self._readable)
+        if received:
+            self._on_datagrams(received)
 
     def _peer_of(self, origin: Origin) -> Peer:
         channel = self._channel_of.get(origin.local)
