@@ -29,33 +29,44 @@ static uint32_t rotate(uint32_t x, unsigned by)
 	return x >> by | x << (32 - by);
 }
 
+/* One round; the eight words keep their places and change their names: the caller's next round begins with h. */
+static inline void turn(uint32_t a, uint32_t b, uint32_t c, uint32_t *d, uint32_t e, uint32_t f, uint32_t g, uint32_t *h,
+			uint32_t added)
+{
+	*h += (rotate(e, 6) ^ rotate(e, 11) ^ rotate(e, 25)) + (g ^ (e & (f ^ g))) + added;
+	*d += *h;
+	*h += (rotate(a, 2) ^ rotate(a, 13) ^ rotate(a, 22)) + ((a & b) | (c & (a | b)));
+}
+
 static void compress(uint32_t state[8], const uint8_t *block)
 {
-	uint32_t s[8], w[16], i;
+	uint32_t a = state[0], b = state[1], c = state[2], d = state[3], e = state[4], f = state[5], g = state[6], h = state[7];
+	uint32_t w[64], i;
 
-	memcpy(s, state, sizeof(s));
-	for (i = 0; i < 64; i++) {
-		uint32_t *word = &w[i & 15], sum, t1, t2;
-
-		if (i < 16) {
-			*word = (uint32_t)block[4 * i] << 24 | (uint32_t)block[4 * i + 1] << 16 |
-				(uint32_t)block[4 * i + 2] << 8 | block[4 * i + 3];
-		} else {
-			uint32_t a = w[(i + 1) & 15], b = w[(i + 14) & 15];
-
-			*word += w[(i + 9) & 15] + (rotate(a, 7) ^ rotate(a, 18) ^ a >> 3) +
-				 (rotate(b, 17) ^ rotate(b, 19) ^ b >> 10);
-		}
-		sum = rotate(s[4], 6) ^ rotate(s[4], 11) ^ rotate(s[4], 25);
-		t1 = s[7] + sum + ((s[4] & s[5]) ^ (~s[4] & s[6])) + K[i] + *word;
-		sum = rotate(s[0], 2) ^ rotate(s[0], 13) ^ rotate(s[0], 22);
-		t2 = sum + ((s[0] & s[1]) ^ (s[0] & s[2]) ^ (s[1] & s[2]));
-		memmove(s + 1, s, 7 * sizeof(s[0]));
-		s[4] += t1;
-		s[0] = t1 + t2;
+	for (i = 0; i < 16; i++)
+		w[i] = (uint32_t)block[4 * i] << 24 | (uint32_t)block[4 * i + 1] << 16 | (uint32_t)block[4 * i + 2] << 8 |
+		       block[4 * i + 3];
+	for (; i < 64; i++)
+		w[i] = w[i - 16] + w[i - 7] + (rotate(w[i - 15], 7) ^ rotate(w[i - 15], 18) ^ w[i - 15] >> 3) +
+		       (rotate(w[i - 2], 17) ^ rotate(w[i - 2], 19) ^ w[i - 2] >> 10);
+	for (i = 0; i < 64; i += 8) {
+		turn(a, b, c, &d, e, f, g, &h, K[i] + w[i]);
+		turn(h, a, b, &c, d, e, f, &g, K[i + 1] + w[i + 1]);
+		turn(g, h, a, &b, c, d, e, &f, K[i + 2] + w[i + 2]);
+		turn(f, g, h, &a, b, c, d, &e, K[i + 3] + w[i + 3]);
+		turn(e, f, g, &h, a, b, c, &d, K[i + 4] + w[i + 4]);
+		turn(d, e, f, &g, h, a, b, &c, K[i + 5] + w[i + 5]);
+		turn(c, d, e, &f, g, h, a, &b, K[i + 6] + w[i + 6]);
+		turn(b, c, d, &e, f, g, h, &a, K[i + 7] + w[i + 7]);
 	}
-	for (i = 0; i < 8; i++)
-		state[i] += s[i];
+	state[0] += a;
+	state[1] += b;
+	state[2] += c;
+	state[3] += d;
+	state[4] += e;
+	state[5] += f;
+	state[6] += g;
+	state[7] += h;
 }
 
 void unbrickd_sha256_begin(struct unbrickd_sha256 *hash)

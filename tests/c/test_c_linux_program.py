@@ -23,6 +23,27 @@ FIRMWARE_BYTES = 1_200_000
 PLACES = {"firmware": "1:firmware", "config": "2:sealed-config"}
 
 
+WATCH = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdio.h>
+#include <unistd.h>
+ssize_t pwrite(int fd, const void *from, size_t length, off_t at)
+{
+	ssize_t (*real)(int, const void *, size_t, off_t) = dlsym(RTLD_NEXT, "pwrite");
+	dprintf(2, "write %d %ld %zu\n", fd, (long)at, length);
+	return real(fd, from, length, at);
+}
+int fdatasync(int fd)
+{
+	int (*real)(int) = dlsym(RTLD_NEXT, "fdatasync");
+	dprintf(2, "sync %d\n", fd);
+	return real(fd);
+}
+"""
+"""Preloaded, tells each write and sync on stderr before it is done."""
+
+
 def unbrickd(*arguments: object) -> str:
     command = [sys.executable, "-m", "unbrickd", *map(str, arguments)]
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
@@ -49,18 +70,24 @@ class Lab:
         assert partition is not None and layout.flash is not None
         return f"{self.flash}@{partition.offset_bytes}+{partition.size_bytes}/{layout.flash.runs[0].size_bytes}"
 
-    def recover(self, *arguments: str, server: str = "") -> subprocess.CompletedProcess[str]:
+    def range_of(self, name: str) -> range:
+        offset, size = (int(n) for n in re.findall(r"\d+", self.place(name).rpartition("@")[2])[:2])
+        return range(offset, offset + size)
+
+    def recover(
+        self, *arguments: str, server: str = "", environment: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         command = [
             str(BUILD / "unbrickd-recover"), "--identity", self.place("identity"), "--record", self.place("record"),
             "--server", server or self.server, *arguments,
         ]  # fmt: skip
         for name, kind in PLACES.items():
             command += ["--component", f"{kind}:{self.place(name)}"]
-        return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+        return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60, env=environment)
 
     def differs_from_whole(self, name: str) -> bool:
-        offset, size = (int(n) for n in re.findall(r"\d+", self.place(name).rpartition("@")[2])[:2])
-        return self.flash.read_bytes()[offset : offset + size] != self.whole[offset : offset + size]
+        place = slice(self.range_of(name).start, self.range_of(name).stop)
+        return self.flash.read_bytes()[place] != self.whole[place]
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +142,30 @@ def test_recover_program_restores_when_all_is_lost(lab: Lab) -> None:
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert not lab.differs_from_whole("firmware") and not lab.differs_from_whole("config")
     assert unbrickd("gateway", "status", lab.gateway).splitlines()[1].startswith("generation 1, good")
+
+
+def test_recover_program_writes_the_record_only_when_all_before_it_is_on_the_disk(lab: Lab, tmp_path: Path) -> None:
+    """And leaves nothing that is not, record or component."""
+    watch = tmp_path / "watch.so"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-x", "c", "-", "-o", watch], input=WATCH, text=True, check=True)
+    for partition, indexes in (("firmware", "0-18"), ("config", "0"), ("record", "0,1")):
+        lab.damage("--partition", partition, "--erase-blocks", indexes)
+    ended = lab.recover("--wait", "30", environment={"LD_PRELOAD": str(watch)})
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    unsynced, record_writes, end = set[str](), 0, 0
+    for line in ended.stderr.splitlines():
+        what, file, *numbers = line.split()
+        if what == "sync":
+            unsynced.discard(file)
+            continue
+        at, length = map(int, numbers)
+        if at in lab.range_of("record"):
+            record_writes += 1
+            erasing = {file} if at == end else set[str]()  # an erase is many writes
+            assert unsynced <= erasing, f"write {record_writes} to the record: not all before it is on the disk"
+        unsynced.add(file)
+        end = at + length
+    assert record_writes > 2 and not unsynced
 
 
 def test_recover_program_without_a_server_gives_up_in_time(lab: Lab) -> None:

@@ -73,7 +73,7 @@ bool open_place(struct place *place, const char *text, bool writable)
 			return false;
 		}
 	}
-	place->fd = open(path, writable ? O_RDWR | O_SYNC : O_RDONLY);
+	place->fd = open(path, writable ? O_RDWR : O_RDONLY);
 	if (place->fd < 0 || fstat(place->fd, &status)) {
 		fprintf(stderr, "error: %s: %s\n", path, strerror(errno));
 		return false;
@@ -143,10 +143,16 @@ int program_place(const struct place *place, uint32_t offset, const uint8_t *fro
 	return UNBRICKD_OK;
 }
 
+int sync_place(const struct place *place)
+{
+	/* An MTD device waits for the chip each time, and knows no fdatasync. */
+	return place->is_mtd || !fdatasync(place->fd) ? UNBRICKD_OK : UNBRICKD_E_FLASH;
+}
+
 int erase_place(const struct place *place, uint32_t offset, uint32_t length)
 {
 	struct erase_info_user erase = { offset, length };
-	uint8_t blank[256];
+	uint8_t blank[4096];
 
 	if (!is_within(place, offset, length))
 		return UNBRICKD_E_FLASH;

@@ -23,6 +23,8 @@ bool open_place(struct place *place, const char *text, bool writable);
 int read_place(const struct place *place, uint32_t offset, uint8_t *to, uint32_t length);
 int program_place(const struct place *place, uint32_t offset, const uint8_t *from, uint32_t length);
 int erase_place(const struct place *place, uint32_t offset, uint32_t length);
+/* After it, what was written survives a power cut. */
+int sync_place(const struct place *place);
 uint32_t size_of_place(const struct place *place);
 
 /* --- net.c: one UDP socket for IPv4 and IPv6 --- */

@@ -30,7 +30,7 @@ static const char USAGE[] =
 	"  --ring FRAMES            as a device whose network driver takes so many at once\n"
 	"\n"
 	"Exit code: 0 what is in flash is verified and would boot, 3 no server helped in time, 5 damaged (with --check),\n"
-	"7 the flash cannot be opened. Each run without --check counts as an attempt to boot.\n";
+	"7 the flash cannot be opened or written. Each run without --check counts as an attempt to boot.\n";
 
 struct program {
 	struct place record, parts[UNBRICKD_MAX_COMPONENTS];
@@ -77,14 +77,43 @@ static int flash_read(void *app, uint8_t part, uint32_t offset, uint8_t *to, uin
 	return stop_asked ? UNBRICKD_E_STOP : read_place(place_of(app, part), offset, to, length);
 }
 
+/*
+ * The boot record says what is in the components, so before each write to it what was written to them must be on the
+ * disk, and after it the record itself: its erase blocks are written in an order that matters. The components' own
+ * writes need not wait: a power cut among them leaves what does not match its digest, and is restored again.
+ */
+static int sync_parts(const struct program *p)
+{
+	uint32_t i;
+	int error = UNBRICKD_OK;
+
+	for (i = 0; !error && i < p->config.component_count; i++)
+		error = sync_place(&p->parts[i]);
+	return error;
+}
+
+static int begin_write(const struct program *p, uint8_t part)
+{
+	return stop_asked ? UNBRICKD_E_STOP : part ? UNBRICKD_OK : sync_parts(p);
+}
+
+static int end_write(const struct program *p, uint8_t part, int error)
+{
+	return error || part ? error : sync_place(&p->record);
+}
+
 static int flash_program(void *app, uint8_t part, uint32_t offset, const uint8_t *from, uint32_t length)
 {
-	return stop_asked ? UNBRICKD_E_STOP : program_place(place_of(app, part), offset, from, length);
+	int error = begin_write(app, part);
+
+	return error ? error : end_write(app, part, program_place(place_of(app, part), offset, from, length));
 }
 
 static int flash_erase(void *app, uint8_t part, uint32_t offset, uint32_t length)
 {
-	return stop_asked ? UNBRICKD_E_STOP : erase_place(place_of(app, part), offset, length);
+	int error = begin_write(app, part);
+
+	return error ? error : end_write(app, part, erase_place(place_of(app, part), offset, length));
 }
 
 static void net_send(void *app, const struct unbrickd_peer *to, const uint8_t *message, uint32_t length)
@@ -270,7 +299,9 @@ static int run(struct program *p, bool button, uint64_t deadline_us)
 		if (length >= 0)
 			error = unbrickd_receive(core, &from, message, (uint32_t)length, now_us());
 	}
-	return error ? EXIT_NO_SERVER : EXIT_BOOTS;
+	if (error)
+		return EXIT_NO_SERVER;
+	return sync_parts(p) ? EXIT_FLASH : EXIT_BOOTS;	/* mended damage alone writes no record */
 }
 
 int main(int count, char **arguments)
