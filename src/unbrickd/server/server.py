@@ -40,6 +40,7 @@ NOTE_AFTER_S = 1.0
 """Devices that come within that time are noted in the catalogue by one durable write."""
 MAX_ENDED = 1024
 """Sessions that we ended and still answer for with the Error that ended them."""
+_NEVER_S = float("inf")
 _ERROR_FIXED_BYTES = HEADER_BYTES + 7
 _FROM_SERVERS = (m.ProbeAck, m.BackupAck, m.RestoreAck, m.Announce, m.Error)
 """What devices never send or what is never answered."""
@@ -72,7 +73,9 @@ class Server:
         self._timers: Timers[SessionKey] = Timers()
         self._sightings: set[bytes] = set()
         """Devices of which the catalogue is to note that they were here, all at once at _note_s."""
-        self._note_s = 0.0
+        self._note_s = _NEVER_S
+        self._expires_s = _NEVER_S
+        """No session was silent for too long before that; the next may be later."""
         self._turned_away = 0
         self._events: deque[Event] = deque(maxlen=MAX_EVENTS)
 
@@ -120,13 +123,13 @@ class Server:
 
     def timer(self) -> float | None:
         """When to call `handle_timer`, if nothing else happens before; it may be for nothing."""
-        note_s = self._note_s if self._sightings else None
-        return min((t for t in (self._timers.first_s(), self._next_expiry(), note_s) if t is not None), default=None)
+        due_s = min(self._timers.first_s(), self._expires_s if len(self._sessions) else _NEVER_S, self._note_s)
+        return None if due_s == _NEVER_S else due_s
 
     def handle_timer(self, now_s: float) -> None:
         """Repeat requests that were not answered, and forget who fell silent; nothing, if it is not due."""
-        while (silent := self._sessions.longest_silent()) and now_s >= silent[1] + SESSION_EXPIRY_S:
-            self._close(silent[0], SessionEnd.SILENT)
+        if now_s >= self._expires_s:
+            self._expire(now_s)
         if now_s >= self._note_s:
             self._note_sightings()
         for key in self._timers.due(now_s):
@@ -157,13 +160,14 @@ class Server:
         if session is not None:
             self._await(work.key, session)
 
-    def _next_expiry(self) -> float | None:
-        silent = self._sessions.longest_silent()
-        return None if silent is None else silent[1] + SESSION_EXPIRY_S
+    def _expire(self, now_s: float) -> None:
+        while (silent := self._sessions.longest_silent()) and now_s >= silent[1] + SESSION_EXPIRY_S:
+            self._close(silent[0], SessionEnd.SILENT)
+        self._expires_s = _NEVER_S if silent is None else silent[1] + SESSION_EXPIRY_S
 
     def _note_sightings(self) -> None:
         """For the list of devices only: a full or broken disk must not keep a device from its restore."""
-        seen, self._sightings = self._sightings, set()
+        seen, self._sightings, self._note_s = self._sightings, set(), _NEVER_S
         if seen:
             with suppress(StorageError):
                 self._vault.saw(seen)
@@ -294,6 +298,7 @@ class Server:
     def _open(self, key: SessionKey, session: Session, now_s: float) -> None:
         """A session that cannot open leaves nothing behind, so that the same message gets the same Error again."""
         self._sessions.put(key, session, now_s)
+        self._expires_s = min(self._expires_s, now_s + SESSION_EXPIRY_S)
         opened = SessionOpened(device_id=session.device_id, peer=session.port.peer, purpose=session.purpose)
         self._events.append(opened)
         try:

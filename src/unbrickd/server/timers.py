@@ -26,19 +26,17 @@ class Timers(Generic[_Key]):
             self._at_s[key] = due_s
             heappush(self._heap, (due_s, next(self._order), key))
 
-    def first_s(self) -> float | None:
-        self._drop_stale()
-        return self._heap[0][0] if self._heap else None
+    def first_s(self) -> float:
+        """Infinite if there is none."""
+        while self._heap and self._at_s.get(self._heap[0][2]) != self._heap[0][0]:
+            heappop(self._heap)
+        return self._heap[0][0] if self._heap else float("inf")
 
     def due(self, now_s: float) -> list[_Key]:
         """Those whose time has come; none of them is set any more."""
         keys: list[_Key] = []
-        while (first_s := self.first_s()) is not None and first_s <= now_s:
+        while self.first_s() <= now_s:
             _, _, key = heappop(self._heap)
             del self._at_s[key]
             keys.append(key)
         return keys
-
-    def _drop_stale(self) -> None:
-        while self._heap and self._at_s.get(self._heap[0][2]) != self._heap[0][0]:
-            heappop(self._heap)

@@ -31,9 +31,10 @@ TYPE_AT, CRC_AT = 3, 12
 """Where they lie in a message."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True)
 class Frame:
-    """One message whose header holds: its type, the session and transfer it belongs to, and its body."""
+    """One message whose header holds: its type, the session and transfer it belongs to, and its body. Not frozen, as
+    Packet."""
 
     type: int
     version: int
@@ -62,7 +63,7 @@ def decode_frame(octets: Octets) -> Frame:
     body = bytes(octets[HEADER_BYTES:])
     if zlib.crc32(body, zlib.crc32(b"\0\0\0\0", zlib.crc32(octets[:CRC_AT]))) != crc:
         raise RemoteProtocolError("a message with a wrong CRC", code="frame")
-    return Frame(type=type_, version=version, session=session, transfer=transfer, body=body)
+    return Frame(type_, version, session, transfer, body)
 
 
 class StreamSplitter:

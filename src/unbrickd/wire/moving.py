@@ -110,8 +110,10 @@ class DataStartAck:
         return cls(block_bytes=size, status=status, committed=bool(flags & 1))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class BlockRequest:
+    """Not frozen, as Packet."""
+
     TYPE: ClassVar[Type] = Type.BLOCK_REQUEST
     request: int
     last: bool
@@ -127,10 +129,9 @@ class BlockRequest:
     def decode_body(cls, octets: bytes) -> BlockRequest:
         b = Body(octets, "BlockRequest")
         request, flags, count = _REQUEST.unpack(b.take(_REQUEST.size))
-        b.require(request >= 1, "request number 0")
-        b.require(count <= MAX_RANGES, f"{count} ranges; at most {MAX_RANGES}")
+        b.require(request >= 1 and count <= MAX_RANGES, "request number 0, or too many ranges")
         ranges = tuple(_RANGE.iter_unpack(b.take(count * _RANGE.size)))
-        b.require(all(length >= 1 for _, length in ranges), "an empty range")
+        b.require(0 not in [length for _, length in ranges], "an empty range")
         return cls(request=request, last=bool(flags & 1), ranges=ranges)
 
 

@@ -115,13 +115,14 @@ def send(
     """
     told, flags = list(ancillary), 0
     to: tuple[str, int] | tuple[str, int, int, int]
-    if sock.family == socket.AF_INET6:
+    family = sock.family  # it is made anew each time
+    if family == socket.AF_INET6:
         to = (host, port, 0, interface)
-        if local.address and tells_interface(sock.family):
+        if local.address and tells_interface(family):
             told.append((socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, _PKTINFO_6.pack(local.address, interface)))
     else:
         to = (BROADCAST if host == NO_ADDRESS or local.has_no_address else host, port)
-        if interface and tells_interface(sock.family):
+        if interface and tells_interface(family):
             where = _PKTINFO_4.pack(interface, local.address or bytes(4), bytes(4))
             told.append((socket.IPPROTO_IP, _IP_PKTINFO, where))
             flags = socket.MSG_DONTROUTE if local.on_link else 0

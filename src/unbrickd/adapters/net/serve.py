@@ -203,12 +203,16 @@ class _Runner:
     # Time
 
     def _arm_timer(self) -> None:
+        """One that is due before stays: to call the core for nothing costs less than to set it at each message."""
+        due_s = self._server.timer()
+        if due_s is None or (self._timer is not None and self._timer.when() <= due_s):
+            return
         if self._timer is not None:
             self._timer.cancel()
-        due_s = self._server.timer()
-        self._timer = None if due_s is None else self._loop.call_at(due_s, self._timer_is_due)
+        self._timer = self._loop.call_at(due_s, self._timer_is_due)
 
     def _timer_is_due(self) -> None:
+        self._timer = None
         # The loop may call a hair early, by its clock's resolution; the core must see that the time has come.
         due_s = self._server.timer()
         self._server.handle_timer(self._loop.time() if due_s is None else max(due_s, self._loop.time()))
