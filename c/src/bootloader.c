@@ -15,75 +15,78 @@
 #endif
 
 /* Where each piece of the memory begins, from the context on; sizes in bytes. */
-struct pieces {
-	uint32_t flights, blocks, block_room, buffer, buffer_bytes, damage, damage_bytes, document, document_bytes;
+struct plan {
+	uint32_t half_bytes, flights, blocks, block_room, buffer, buffer_bytes, damage, document, end;
 };
 
-/* Where a piece may begin, after the one that ends there. */
-static uint32_t after(uint32_t end)
+/* Room for a piece behind the others. */
+static uint32_t place(struct plan *p, uint32_t bytes)
 {
-	return ((end + 7) & ~7u) + UB_GUARD;
+	uint32_t at = ((p->end + 7) & ~7u) + UB_GUARD;
+
+	p->end = at + bytes;
+	return at;
 }
 
-/* False if the configuration is wrong. document_bytes: of the longest document that fits this layout. */
-static bool plan_memory(const struct unbrickd_config *config, struct pieces *p)
+/* False if the configuration is wrong. */
+static bool plan_memory(const struct unbrickd_config *config, struct plan *p)
 {
-	uint32_t largest = ub_largest_erase_block(&config->record), blocks = 0, document = 64 + UB_DIGEST, i;
-	uint32_t capacity = ub_record_capacity(ub_half_bytes(&config->record));
+	/* document: of the longest one that fits this layout */
+	uint32_t largest = ub_largest_erase_block(&config->record), blocks = 0, document = 64 + UB_DIGEST;
+	const struct unbrickd_component *c;
+	uint32_t capacity, last_id = 0;
 
+	p->half_bytes = ub_half_bytes(&config->record);
+	capacity = ub_record_capacity(p->half_bytes);
 	if (!capacity || !config->component_count || config->component_count > UNBRICKD_MAX_COMPONENTS ||
 	    config->max_message_bytes < UNBRICKD_MIN_MESSAGE)
 		return false;
-	for (i = 0; i < config->component_count; i++) {
-		const struct unbrickd_component *c = &config->components[i];
+	for (c = config->components; c < config->components + config->component_count; c++) {
 		uint32_t count = ub_count_erase_blocks(&c->geometry);
 
-		if (!count || !c->id || !ub_is_kind(c->kind) || (i && c->id <= c[-1].id))
+		if (!count || c->id <= last_id || !ub_is_kind(c->kind))
 			return false;
+		last_id = c->id;
 		blocks += count;
 		largest = ub_max(largest, ub_largest_erase_block(&c->geometry));
 		document += 100 + 8 * UNBRICKD_MAX_RUNS + 512 + count * UB_DIGEST * (c->sealed ? 2 : 1);
 	}
-	p->flights = after(sizeof(struct unbrickd));
-	p->blocks = after(p->flights + ub_max_window(config) * (uint32_t)sizeof(struct ub_flight));
 	p->buffer_bytes = ub_max(largest, UB_SLICE) + ub_ahead(config) + UB_PAGE;
 	p->block_room = p->buffer_bytes / UB_SHORTEST_BLOCK;
-	p->buffer = after(p->blocks + p->block_room * (uint32_t)sizeof(struct ub_block));
-	p->damage = after(p->buffer + p->buffer_bytes);
-	p->damage_bytes = ub_pieces(blocks, 8);
-	p->document = after(p->damage + p->damage_bytes);
-	p->document_bytes = ub_min(ub_min(document, MAX_DOCUMENT), capacity);
+	p->end = sizeof(struct unbrickd);
+	p->flights = place(p, ub_max_window(config) * (uint32_t)sizeof(struct ub_flight));
+	p->blocks = place(p, p->block_room * (uint32_t)sizeof(struct ub_block));
+	p->buffer = place(p, p->buffer_bytes);
+	p->damage = place(p, ub_pieces(blocks, 8));
+	p->document = place(p, ub_min(ub_min(document, MAX_DOCUMENT), capacity));
 	return true;
 }
 
 uint32_t unbrickd_memory_bytes(const struct unbrickd_config *config)
 {
-	struct pieces p;
+	struct plan p;
 
-	return plan_memory(config, &p) ? p.document + p.document_bytes + 7 : 0;
+	return plan_memory(config, &p) ? p.end + 7 : 0;
 }
 
 int unbrickd_init(struct unbrickd **out, const struct unbrickd_config *config, void *memory, uint32_t memory_bytes)
 {
-	uint8_t *base = memory;
+	uint32_t skipped = (uint32_t)(-(uintptr_t)memory % 8);
+	uint8_t *base = (uint8_t *)memory + skipped;
 	struct unbrickd *ub;
-	struct pieces p;
+	struct plan p;
 	int error;
 
 	*out = NULL;
 	if (!plan_memory(config, &p))
 		return UNBRICKD_E_CONFIG;
-	if (!memory || memory_bytes < p.document + p.document_bytes + 7)
+	if (!memory || memory_bytes < p.end + 7)
 		return UNBRICKD_E_MEMORY;
-	while ((uintptr_t)base % 8) {
-		base++;
-		memory_bytes--;
-	}
 	ub = (struct unbrickd *)(void *)base;
-	memset(ub, 0, sizeof(*ub));
+	memset(ub, 0, p.document);
 	ub->config = config;
 	ub->io = config->io;
-	ub->half_bytes = ub_half_bytes(&config->record);
+	ub->half_bytes = p.half_bytes;
 	ub->receiver.storage.ub = ub;
 	ub->receiver.storage.flights = (struct ub_flight *)(void *)(base + p.flights);
 	ub->receiver.storage.blocks = (struct ub_block *)(void *)(base + p.blocks);
@@ -91,9 +94,8 @@ int unbrickd_init(struct unbrickd **out, const struct unbrickd_config *config, v
 	ub->receiver.storage.ring = ub->buffer = base + p.buffer;
 	ub->buffer_bytes = p.buffer_bytes;
 	ub->damage = base + p.damage;
-	memset(ub->damage, 0, p.damage_bytes);
 	ub->document = base + p.document;
-	ub->document_room = memory_bytes - p.document;
+	ub->document_room = memory_bytes - skipped - p.document;
 	ub->retry_us = ub->boot_anyway_us = UNBRICKD_NEVER;
 	error = ub_decode_identity(ub, config->identity, config->identity_bytes);
 	if (error)
@@ -129,33 +131,27 @@ void ub_tell(struct unbrickd *ub)
 		return;
 	if (ub->io->event)
 		ub->io->event(ub->config->app, event);
-	switch (event->kind) {
-	case UNBRICKD_OFFER_TAKEN:
+	if (event->kind == UNBRICKD_OFFER_TAKEN) {
 		show(ub, UNBRICKD_LIGHT_RESTORING);
 		/* Once only: a server that offers and never delivers must not put off the boot for ever. */
 		if (!ub->offered)
 			wait_on(ub);
 		ub->offered = true;
-		break;
-	case UNBRICKD_ERASE_BLOCK_RESTORED:
+	} else if (event->kind == UNBRICKD_ERASE_BLOCK_RESTORED) {
 		wait_on(ub);
-		break;
-	case UNBRICKD_SERVER_GIVEN_UP:
+	} else if (event->kind == UNBRICKD_SERVER_GIVEN_UP) {
 		show(ub, event->u.given_up.refused ? UNBRICKD_LIGHT_FAILED : UNBRICKD_LIGHT_START_SERVER);
-		break;
-	default:
-		break;
 	}
 }
 
 static void boot(struct unbrickd *ub)
 {
+	const struct unbrickd_part *firmware = ub->generation.part;
 	struct unbrickd_booting *booting = &ub->booting;
-	uint32_t i = 0;
 
-	while (ub->generation.part[i].kind != UNBRICKD_FIRMWARE)
-		i++;	/* it is bootable, so there is one */
-	memcpy(booting->firmware_version, ub->generation.part[i].version, UB_VERSION);
+	while (firmware->kind != UNBRICKD_FIRMWARE)
+		firmware++;	/* it is bootable, so there is one */
+	memcpy(booting->firmware_version, firmware->version, UB_VERSION);
 	booting->generation = ub->record.number;
 	booting->config_default = ub->checked.config_damaged;
 	booting->went_back_from = ub->failed_generation == ub->record.number ? 0 : ub->failed_generation;
@@ -165,7 +161,17 @@ static void boot(struct unbrickd *ub)
 	ub_event(ub, UNBRICKD_BOOTING, NULL)->u.booting = booting;
 	ub_tell(ub);
 	ub->state = UB_IDLE;
+	ub->boot_anyway_us = UNBRICKD_NEVER;
 	ub->booted = !ub->stopped;
+}
+
+/* What is there may have changed since, so it is verified once more. */
+static bool boot_as_it_is(struct unbrickd *ub)
+{
+	ub_check_flash(ub);
+	if (ub->checked.bootable && !ub->stopped)
+		boot(ub);
+	return ub->booted;
 }
 
 static void restore(struct unbrickd *ub)
@@ -184,12 +190,8 @@ static void restore(struct unbrickd *ub)
 
 static void check(struct unbrickd *ub, bool button)
 {
-	bool repaired;
-
 	show(ub, UNBRICKD_LIGHT_OFF);
-	/* Where it cannot be repaired, the other copy still counts. */
-	repaired = ub_record_repair(ub) > 0;
-	ub_check(ub, button, repaired);
+	ub_check(ub, button, ub_record_repair(ub));
 	if (ub->stopped)
 		return;
 	if (ub->checked.reason == UNBRICKD_SOUND)
@@ -205,70 +207,60 @@ static void flash_failed(struct unbrickd *ub)
 	event->u.given_up.why = (enum unbrickd_error)ub->flash_failure;
 	event->u.given_up.refused = true;
 	ub_tell(ub);
-	ub_check_flash(ub);
-	if (ub->checked.bootable && !ub->stopped)
-		boot(ub);
-	else
+	ub->flash_failure = UNBRICKD_OK;
+	ub->boot_anyway_us = UNBRICKD_NEVER;
+	if (!boot_as_it_is(ub))
 		ub->retry_us = ub->now_us + FLASH_RETRY_US;
 }
 
 /* Go on when the session has ended. */
-static int follow(struct unbrickd *ub)
+static void follow(struct unbrickd *ub)
 {
 	if (ub->flash_failure) {
 		flash_failed(ub);
-		ub->flash_failure = UNBRICKD_OK;
 	} else if (ub->restored) {
 		ub->restored = false;
 		check(ub, false);
 	}
-	return ub->stopped ? UNBRICKD_E_STOP : UNBRICKD_OK;
-}
-
-/* No server helps any more. What is there may have changed since, so it is verified once more. */
-static void boot_as_it_is(struct unbrickd *ub)
-{
-	ub->boot_anyway_us = UNBRICKD_NEVER;
-	ub_check_flash(ub);
-	if (ub->checked.bootable && !ub->stopped)
-		boot(ub);
-	else
-		ub_session_forget_transfer(ub);
 }
 
 /* The calls. */
 
+static int ended(const struct unbrickd *ub)
+{
+	return ub->stopped ? UNBRICKD_E_STOP : UNBRICKD_OK;
+}
+
 int unbrickd_check(struct unbrickd *ub)
 {
 	ub_check(ub, false, false);
-	return ub->stopped ? UNBRICKD_E_STOP : UNBRICKD_OK;
+	return ended(ub);
 }
 
 int unbrickd_power_on(struct unbrickd *ub, bool button_is_held, uint64_t now_us)
 {
 	ub->now_us = now_us;
 	check(ub, button_is_held);
-	return ub->stopped ? UNBRICKD_E_STOP : UNBRICKD_OK;
+	return ended(ub);
 }
 
 int unbrickd_receive(struct unbrickd *ub, const struct unbrickd_peer *from, const uint8_t *message, uint32_t length,
 		     uint64_t now_us)
 {
 	ub->now_us = now_us;
-	if (ub->stopped || ub->booted)
-		return ub->stopped ? UNBRICKD_E_STOP : UNBRICKD_OK;
-	ub_session_receive(ub, from, message, length);
-	return follow(ub);
+	if (!ub->stopped && !ub->booted) {
+		ub_session_receive(ub, from, message, length);
+		follow(ub);
+	}
+	return ended(ub);
 }
 
 int unbrickd_poll(struct unbrickd *ub, uint64_t now_us, uint64_t *wake_us)
 {
-	uint64_t session_us;
-
 	ub->now_us = now_us;
 	*wake_us = UNBRICKD_NEVER;
 	if (ub->stopped || ub->booted)
-		return ub->stopped ? UNBRICKD_E_STOP : UNBRICKD_OK;
+		return ended(ub);
 	if (now_us >= ub->retry_us) {
 		ub->retry_us = UNBRICKD_NEVER;
 		check(ub, false);
@@ -276,15 +268,19 @@ int unbrickd_poll(struct unbrickd *ub, uint64_t now_us, uint64_t *wake_us)
 	ub->muted = now_us >= ub->boot_anyway_us;
 	ub_session_poll(ub);
 	ub->muted = false;
-	if (!follow(ub) && ub->state != UB_IDLE && now_us >= ub->boot_anyway_us)
-		boot_as_it_is(ub);
-	session_us = ub_session_timer(ub);
-	if (ub->state != UB_IDLE && ub->boot_anyway_us < session_us)
-		session_us = ub->boot_anyway_us;
-	*wake_us = ub->retry_us < session_us ? ub->retry_us : session_us;
-	if (ub->booted)
-		*wake_us = UNBRICKD_NEVER;
-	return ub->stopped ? UNBRICKD_E_STOP : UNBRICKD_OK;
+	follow(ub);
+	if (now_us >= ub->boot_anyway_us) {
+		/* No server helps any more. */
+		ub->boot_anyway_us = UNBRICKD_NEVER;
+		if (!boot_as_it_is(ub))
+			ub_session_forget_transfer(ub);
+	}
+	*wake_us = ub_session_timer(ub);
+	if (ub->boot_anyway_us < *wake_us)
+		*wake_us = ub->boot_anyway_us;
+	if (ub->retry_us < *wake_us)
+		*wake_us = ub->retry_us;
+	return ended(ub);
 }
 
 const struct unbrickd_booting *unbrickd_boots(const struct unbrickd *ub)

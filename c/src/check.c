@@ -83,15 +83,14 @@ void ub_compare(struct unbrickd *ub)
 /* What the boot record says of each component is wanted for the choice, when its document has made room for another. */
 static void remember_recorded(struct unbrickd *ub)
 {
-	uint32_t i;
+	const struct unbrickd_part *m = ub->generation.part;
+	struct ub_recorded *to = ub->recorded;
 
 	ub->recorded_count = (uint8_t)ub->generation.part_count;
-	for (i = 0; i < ub->generation.part_count; i++) {
-		const struct unbrickd_part *m = &ub->generation.part[i];
-
-		ub->recorded[i].id = m->id;
-		memcpy(ub->recorded[i].version, m->version, UB_VERSION);
-		ub_image_digest(ub, m, ub->recorded[i].image_digest);
+	for (; m < ub->generation.part + ub->generation.part_count; m++, to++) {
+		to->id = m->id;
+		memcpy(to->version, m->version, UB_VERSION);
+		ub_image_digest(ub, m, to->image_digest);
 	}
 }
 

@@ -14,46 +14,15 @@
 #define MAX_DOCUMENT (4u << 20)
 #define MAX_SIGNATURE 512
 #define FLAG_SEALED 0x01
-#define MAX_ERASE_BLOCKS 65536u
 
-struct rest {
-	const uint8_t *at;
-	uint32_t left;
-};
-
-static const uint8_t *take(struct rest *rest, uint32_t count)
+/* Its length, or 0 if it is none: the runs add up to the erase blocks, and the image fills all of those but maybe the last. */
+static uint32_t decode_manifest(const uint8_t *head, uint32_t left, struct unbrickd_part *m)
 {
-	const uint8_t *at = rest->at;
-
-	if (count > rest->left)
-		return NULL;
-	rest->at += count;
-	rest->left -= count;
-	return at;
-}
-
-/* The runs are in range, add up to the erase blocks, and the image fills all of those but maybe the last. */
-static bool decode_runs(struct unbrickd_part *m)
-{
+	uint32_t i, bytes, digests;
 	struct ub_erase_block last;
-	uint32_t i;
 
-	for (i = 0; i < m->geometry.run_count; i++) {
-		m->geometry.run[i].count = ub_u32(m->runs + i * RUN);
-		m->geometry.run[i].size_bytes = ub_u32(m->runs + i * RUN + 4);
-	}
-	if (!m->erase_blocks || ub_count_erase_blocks(&m->geometry) != m->erase_blocks)
-		return false;
-	ub_find_erase_block(&m->geometry, m->erase_blocks - 1, &last);
-	return m->length > last.offset && m->length - last.offset <= last.size;
-}
-
-static bool decode_manifest(struct rest *rest, struct unbrickd_part *m)
-{
-	const uint8_t *head = take(rest, MANIFEST_HEAD);
-
-	if (!head)
-		return false;
+	if (left < MANIFEST_HEAD)
+		return 0;
 	m->id = head[0];
 	m->kind = head[1];
 	m->sealed = head[2] & FLAG_SEALED;
@@ -64,20 +33,33 @@ static bool decode_manifest(struct rest *rest, struct unbrickd_part *m)
 	m->rollback_index = ub_u32(head + 88);
 	m->erase_blocks = ub_u32(head + 92);
 	m->signature_bytes = ub_u16(head + 96);
-	if (!m->id || !ub_is_kind(m->kind) || m->geometry.run_count < 1 ||
-	    m->geometry.run_count > UNBRICKD_MAX_RUNS || m->erase_blocks > MAX_ERASE_BLOCKS || m->signature_bytes > MAX_SIGNATURE)
-		return false;
-	m->runs = take(rest, (uint32_t)m->geometry.run_count * RUN);
-	m->signature = take(rest, m->signature_bytes);
-	m->digests = take(rest, m->erase_blocks * UB_DIGEST);
-	m->transfer_digests = m->sealed ? take(rest, m->erase_blocks * UB_DIGEST) : m->digests;
-	return m->runs && m->signature && m->digests && m->transfer_digests && decode_runs(m);
+	bytes = MANIFEST_HEAD + (uint32_t)m->geometry.run_count * RUN;
+	if (!m->id || !ub_is_kind(m->kind) || m->geometry.run_count > UNBRICKD_MAX_RUNS ||
+	    m->signature_bytes > MAX_SIGNATURE || left < bytes)
+		return 0;
+	m->runs = head + MANIFEST_HEAD;
+	for (i = 0; i < m->geometry.run_count; i++) {
+		m->geometry.run[i].count = ub_u32(m->runs + i * RUN);
+		m->geometry.run[i].size_bytes = ub_u32(m->runs + i * RUN + 4);
+	}
+	if (!m->erase_blocks || ub_count_erase_blocks(&m->geometry) != m->erase_blocks)
+		return 0;
+	digests = m->erase_blocks * UB_DIGEST;
+	if (left - bytes < m->signature_bytes + digests * (m->sealed ? 2 : 1))
+		return 0;
+	m->signature = head + bytes;
+	m->digests = m->signature + m->signature_bytes;
+	m->transfer_digests = m->sealed ? m->digests + digests : m->digests;
+	ub_find_erase_block(&m->geometry, m->erase_blocks - 1, &last);
+	if (m->length <= last.offset || m->length - last.offset > last.size)
+		return 0;
+	return (uint32_t)(m->transfer_digests + digests - head);
 }
 
 int ub_decode_document(const uint8_t *document, uint32_t length, struct unbrickd_generation *g)
 {
-	struct rest rest;
-	uint32_t i;
+	uint32_t i, bytes, left;
+	const uint8_t *at;
 
 	if (length < HEAD + UB_DIGEST || length > MAX_DOCUMENT || memcmp(document, "UBGN", 4) || document[4] != 1 ||
 	    ub_u32(document + 8) != length)
@@ -86,14 +68,16 @@ int ub_decode_document(const uint8_t *document, uint32_t length, struct unbrickd
 	g->number = ub_u32(document + 28);
 	if (g->part_count < 1 || g->part_count > UNBRICKD_MAX_COMPONENTS || !g->number)
 		return UNBRICKD_E_DOCUMENT;
-	rest.at = document + HEAD;
-	rest.left = length - HEAD - UB_DIGEST;
+	at = document + HEAD;
+	left = length - HEAD - UB_DIGEST;
 	for (i = 0; i < g->part_count; i++) {
-		struct unbrickd_part *m = &g->part[i];
-
-		if (!decode_manifest(&rest, m) || (i && m->id <= m[-1].id))
-			return UNBRICKD_E_DOCUMENT;	}
-	return rest.left ? UNBRICKD_E_DOCUMENT : UNBRICKD_OK;
+		bytes = decode_manifest(at, left, &g->part[i]);
+		if (!bytes || (i && g->part[i].id <= g->part[i - 1].id))
+			return UNBRICKD_E_DOCUMENT;
+		at += bytes;
+		left -= bytes;
+	}
+	return left ? UNBRICKD_E_DOCUMENT : UNBRICKD_OK;
 }
 
 int ub_open_document(struct unbrickd *ub)
@@ -133,8 +117,8 @@ void ub_image_digest(struct unbrickd *ub, const struct unbrickd_part *m, uint8_t
 	ub_hash_end(&hash, digest);
 }
 
-/* §3.3: over label, model, version, rollback index and image digest. */
-static int check_maker_signature(struct unbrickd *ub, const struct unbrickd_part *m)
+/* §3.3: by the maker, over label, model, version, rollback index and image digest. */
+static bool is_signed(struct unbrickd *ub, const struct unbrickd_part *m)
 {
 	const struct ub_identity *identity = &ub->identity;
 	uint8_t digest[UB_DIGEST];
@@ -142,7 +126,7 @@ static int check_maker_signature(struct unbrickd *ub, const struct unbrickd_part
 
 	/* The image digest of a sealed component names ciphertext: a signature on it would not speak of the flash. */
 	if (m->sealed || !m->signature_bytes)
-		return UNBRICKD_E_SIGNATURE;
+		return false;
 	ub_image_digest(ub, m, digest);
 	ub_hash_begin(ub, &hash, NULL, 0);
 	ub_hash_add(&hash, "unbrickd firmware v1", 20);
@@ -151,25 +135,22 @@ static int check_maker_signature(struct unbrickd *ub, const struct unbrickd_part
 	ub_hash_add_u32(&hash, m->rollback_index);
 	ub_hash_add(&hash, digest, sizeof(digest));
 	ub_hash_end(&hash, digest);
-	if (ub->io->verify_signature(ub->config->app, identity->maker_key, identity->maker_key_bytes, digest,
-				     m->signature, m->signature_bytes))
-		return UNBRICKD_E_SIGNATURE;
-	return UNBRICKD_OK;
+	return !ub->io->verify_signature(ub->config->app, identity->maker_key, identity->maker_key_bytes, digest,
+					 m->signature, m->signature_bytes);
 }
 
 int ub_check_authority(struct unbrickd *ub, uint32_t rollback_floor)
 {
-	const struct unbrickd_generation *g = &ub->generation;
-	uint32_t i, floor = ub_max(rollback_floor, ub->identity.rollback_floor);
-	int error = UNBRICKD_OK;
+	const struct unbrickd_part *m, *end = ub->generation.part + ub->generation.part_count;
+	uint32_t floor = ub_max(rollback_floor, ub->identity.rollback_floor);
 
-	for (i = 0; i < g->part_count; i++) {
-		if (g->part[i].kind == UNBRICKD_FIRMWARE && g->part[i].rollback_index < floor)
+	for (m = ub->generation.part; m < end; m++) {
+		if (m->kind == UNBRICKD_FIRMWARE && m->rollback_index < floor)
 			return UNBRICKD_E_ROLLBACK;
 	}
-	for (i = 0; i < g->part_count && ub->identity.maker_signs && !error; i++) {
-		if (g->part[i].kind == UNBRICKD_FIRMWARE)
-			error = check_maker_signature(ub, &g->part[i]);
+	for (m = ub->generation.part; m < end; m++) {
+		if (m->kind == UNBRICKD_FIRMWARE && ub->identity.maker_signs && !is_signed(ub, m))
+			return UNBRICKD_E_SIGNATURE;
 	}
-	return error;
+	return UNBRICKD_OK;
 }

@@ -32,18 +32,16 @@ static enum unbrickd_choice choose(struct unbrickd *ub, const struct unbrickd_pa
 
 int ub_install_begin(struct unbrickd *ub)
 {
-	struct unbrickd_event *event;
 	int error = ub_check_generation(ub, ub->record.numbers[UB_ROLLBACK_FLOOR]);
-	uint32_t i;
+	struct unbrickd_part *m = ub->generation.part;
 
 	if (error)
 		return error;
 	if (!ub->is_compared)
 		ub_compare(ub);
-	for (i = 0; i < ub->generation.part_count; i++)
-		ub->generation.part[i].choice = (uint8_t)choose(ub, &ub->generation.part[i]);
-	event = ub_event(ub, UNBRICKD_OFFER_TAKEN, &ub->server.peer);
-	event->u.is_named = ub->generation.number == ub->checked.named;
+	for (; m < ub->generation.part + ub->generation.part_count; m++)
+		m->choice = (uint8_t)choose(ub, m);
+	ub_event(ub, UNBRICKD_OFFER_TAKEN, &ub->server.peer)->u.is_named = ub->generation.number == ub->checked.named;
 	ub_tell(ub);
 	return UNBRICKD_OK;
 }

@@ -228,7 +228,7 @@ enum ub_entry { UB_NOTHING, UB_ATTEMPT, UB_UP, UB_GOOD };
 
 struct ub_journal {
 	uint32_t slots, next;
-	uint32_t failed_if_good, failed_if_not;	/* failed boots, whichever the generation is */
+	uint32_t failed[2];	/* failed boots, if the generation is not good, and if it is */
 	bool says_good;
 };
 
@@ -261,8 +261,8 @@ uint32_t ub_record_capacity(uint32_t half_bytes);
 bool ub_record_load(struct unbrickd *ub);
 /* The document of the record that was loaded, into ub->document again if another took its place. */
 int ub_record_reopen(struct unbrickd *ub);
-/* 1: a copy was rewritten; 0: none had to be. */
-int ub_record_repair(struct unbrickd *ub);
+/* Whether a copy was rewritten. Where that fails, the other one still counts. */
+bool ub_record_repair(struct unbrickd *ub);
 int ub_record_mark(struct unbrickd *ub, enum ub_entry entry);
 /* Make ub->document the record's, with the numbers in ub->record. A power cut leaves the old record or this one. */
 int ub_record_commit(struct unbrickd *ub);
@@ -530,11 +530,11 @@ struct unbrickd {
 	uint32_t session;	/* 0: with none */
 	uint32_t payload_bytes;
 	uint32_t offer_generation, offer_document_bytes;
-	struct unbrickd_generation generation;	/* of the document, once it is opened */
 	uint64_t retry_us, boot_anyway_us;	/* UNBRICKD_NEVER: not set */
 	uint64_t progress_us;
 	struct ub_repeater repeater;
 	struct ub_fetch fetch;
+	struct unbrickd_generation generation;	/* of the document, once it is opened */
 	uint8_t offer_digest[UB_DIGEST];
 	struct ub_server server;
 	struct ub_receiver receiver;

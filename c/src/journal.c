@@ -38,16 +38,15 @@ void ub_count_slot(struct unbrickd *ub, struct ub_journal *j, const uint8_t slot
 		return;
 	switch (slot[0]) {
 	case UB_ATTEMPT:
-		j->failed_if_good++;
-		j->failed_if_not++;
+		j->failed[false]++;
+		j->failed[true]++;
 		break;
 	case UB_GOOD:
 		j->says_good = true;
-		j->failed_if_not = 0;
-		j->failed_if_good = 0;
-		break;
+		j->failed[false] = 0;
+		/* fall through */
 	case UB_UP:
-		j->failed_if_good = 0;
+		j->failed[true] = 0;
 		break;
 	default:
 		break;

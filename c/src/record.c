@@ -56,7 +56,6 @@ static int read_journal(struct unbrickd *ub, struct copy *copy, uint32_t half_at
 {
 	uint32_t at = copy->journal_at, chunk = ub->buffer_bytes / UB_SLOT * UB_SLOT;
 
-	memset(&copy->journal, 0, sizeof(copy->journal));
 	while (at <= ub->half_bytes - UB_SLOT) {
 		uint32_t i, size = ub_min((ub->half_bytes - at) / UB_SLOT * UB_SLOT, chunk);
 		int error = ub_read(ub, UB_RECORD_PART, half_at + at, ub->buffer, size);
@@ -95,26 +94,17 @@ static void read_copy(struct unbrickd *ub, uint32_t half_at, struct copy *copy)
 	if (ub_read(ub, UB_RECORD_PART, half_at + HEAD + copy->numbers[UB_DOCUMENT_BYTES], copy->mac, MAC) ||
 	    !ub_same(mac, copy->mac, MAC) || read_journal(ub, copy, half_at))
 		return;
+	copy->is_good = copy->good || copy->journal.says_good;
 	copy->valid = true;
-}
-
-uint32_t ub_failed_boots(const struct copy *copy, bool is_good)
-{
-	return is_good ? copy->journal.failed_if_good : copy->journal.failed_if_not;
-}
-
-bool ub_copy_is_good(const struct copy *copy)
-{
-	return copy->good || copy->journal.says_good;
 }
 
 static void judge(struct survey *s)
 {
+	uint32_t failed[2] = { 0, 0 };
 	struct copy *copy;
 
 	s->best = NULL;
 	s->is_good = false;
-	s->failed_boots = 0;
 	for (copy = s->copy; copy < s->copy + 2; copy++) {
 		if (copy->valid && (!s->best || copy->numbers[UB_SEQUENCE] > s->best->numbers[UB_SEQUENCE]))
 			s->best = copy;
@@ -122,12 +112,13 @@ static void judge(struct survey *s)
 	for (copy = s->copy; copy < s->copy + 2; copy++) {
 		/* One key, so equal MACs are equal records. */
 		copy->counts = copy->valid && !memcmp(copy->mac, s->best->mac, MAC);
-		s->is_good = s->is_good || (copy->counts && ub_copy_is_good(copy));
+		if (!copy->counts)
+			continue;
+		s->is_good = s->is_good || copy->is_good;
+		failed[false] = ub_max(failed[false], copy->journal.failed[false]);
+		failed[true] = ub_max(failed[true], copy->journal.failed[true]);
 	}
-	for (copy = s->copy; copy < s->copy + 2; copy++) {
-		if (copy->counts)
-			s->failed_boots = ub_max(s->failed_boots, ub_failed_boots(copy, s->is_good));
-	}
+	s->failed_boots = failed[s->is_good];
 }
 
 void ub_survey(struct unbrickd *ub, struct survey *s)

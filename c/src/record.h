@@ -12,7 +12,8 @@
 
 /* One copy as it was read; its MAC holds if it is valid. */
 struct copy {
-	bool valid, counts, good;
+	bool valid, counts;
+	bool good, is_good;	/* the flag; by flag or journal */
 	uint32_t numbers[UB_NUMBERS];
 	uint32_t journal_at;	/* from the start of the half */
 	uint8_t mac[MAC];
@@ -30,8 +31,6 @@ struct survey {
 /* Where the journal behind such a document begins, and how many slots it has. */
 uint32_t ub_journal_start(uint32_t document_bytes);
 uint32_t ub_journal_slots(const struct unbrickd *ub, uint32_t document_bytes);
-uint32_t ub_failed_boots(const struct copy *copy, bool is_good);
-bool ub_copy_is_good(const struct copy *copy);
 /* Read both copies, verify their MACs, judge. The document in memory stays. */
 void ub_survey(struct unbrickd *ub, struct survey *s);
 /* The same, and what counts into ub->record, its document into ub->document. */

@@ -38,8 +38,7 @@ void ub_session_start(struct unbrickd *ub)
 	memset(&ub->discovery, 0, sizeof(ub->discovery));
 	ub->max_message = ub->config->max_message_bytes;
 	ub->setbacks = ub->withdrawn = 0;
-	ub->flash_changed = ub->restored = false;
-	ub->flash_failure = UNBRICKD_OK;
+	ub->flash_changed = false;
 	ub->payload_bytes = 0;
 	begin_probing(ub);
 }

@@ -261,7 +261,7 @@ def test_journal_vector_adds_up(ub: FFI.CData, case: dict[str, object]) -> None:
     sequence = int(str(load("boot_record")["sequence"]))
     for at in range(0, len(octets), 32):
         core().ub_count_slot(ub, journal, octets[at : at + 32], sequence)
-    failed = journal.failed_if_good if case["is_good"] else journal.failed_if_not
+    failed = journal.failed[bool(case["is_good"])]
     assert (journal.next, journal.says_good, failed) == (case["next_index"], case["is_good"], case["failed_boots"])
     assert journal.slots == len(octets) // 32
 
