@@ -213,9 +213,7 @@ class _Runner:
 
     def _timer_is_due(self) -> None:
         self._timer = None
-        # The loop may call a hair early, by its clock's resolution; the core must see that the time has come.
-        due_s = self._server.timer()
-        self._server.handle_timer(self._loop.time() if due_s is None else max(due_s, self._loop.time()))
+        self._server.handle_timer(self._loop.time())
         self._pump()
 
     def _tick(self) -> None:
