@@ -20,13 +20,15 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench.compiled import CORE_NEEDS, compiled
+from bench import device_in_c
+from bench.compiled import CORE_NEEDS
 from bench.links import Hosts, Link, opened, run
 from bench.peers import NGINX
 from bench.processes import (
     Figures,
     Usage,
     cpu_seconds,
+    is_here,
     listens,
     program,
     python,
@@ -35,7 +37,6 @@ from bench.processes import (
     says_ready,
 )
 from bench.street_cargo import build
-from unbrickd.recovery.fetch import AMPLE_AHEAD_BYTES
 from unbrickd.seal.identity import FirmwarePolicy
 from unbrickd.sim.default_layout import default_layout
 from unbrickd.sim.gateway import NewFirmware, create, new_identity
@@ -109,8 +110,7 @@ class Contender:
 
     def missing(self) -> list[str]:
         controls = Path("/proc/sys/net/ipv4/tcp_available_congestion_control").read_text(encoding="ascii").split()
-        headers = Path("/usr/include")
-        return [n for n in self.needs if n not in controls and program(n) is None and not (headers / n).is_file()]
+        return [name for name in self.needs if name not in controls and not is_here(name)]
 
     def measure(self, task: Task) -> Figures:
         """seconds, payload_bytes, complete, bytes_per_s and waste of one transfer.
@@ -165,18 +165,12 @@ def restore(task: Task, *, tell_ring: bool = True) -> Figures:
 
 
 def restore_in_c(task: Task, *, tell_ring: bool = True) -> Figures:
-    """To the recovery core of c/, with all of its flash erased; it is done when it has compared every byte."""
     figures: Figures = {}
-    street = task.cargo.street
-    says = {"ahead_bytes": AMPLE_AHEAD_BYTES, "ring_frames": task.link.ring_frames if tell_ring else 0}
-    client = compiled("street_client", task.cargo.folder, core=True)
-    options = (task.hosts.pc.address, str(PORT), *street.client_arguments(1, OUR_PATIENCE_S, **says))
+    street, ring_frames = task.cargo.street, task.link.ring_frames if tell_ring else 0
+    where = task.hosts.device.command
     with _unbrickd(task.hosts, street.store) as server, _cpu(server, figures):
-        told = json.loads(run(*task.hosts.device.command(client, *options)))
-    if None in told["seconds"]:
-        sys.exit(f"the device in C is not done after {OUR_PATIENCE_S:g} s")
-    figures |= {key: float(told[key]) for key in ("cpu_s", "block_bytes_sent", "payload_bytes")}
-    return figures | {"seconds": told["seconds"][0]}
+        told = device_in_c.restore(street, task.hosts.pc.address, PORT, ring_frames=ring_frames, where=where)
+    return figures | told
 
 
 def back_up(task: Task) -> Figures:

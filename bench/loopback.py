@@ -19,10 +19,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench import device_in_c
+from bench.compiled import CORE_NEEDS
 from bench.machine import commit, machine
 from bench.peers import HttpServer, TftpServer
 from bench.picture import draw
-from bench.processes import Figures, Usage, free_port, python, run_client, running, says_ready
+from bench.processes import Figures, Usage, free_port, is_here, python, run_client, running, says_ready
+from bench.street_cargo import build
 from unbrickd import __version__
 from unbrickd.model.toml_table import parse_size
 from unbrickd.seal.identity import FirmwarePolicy
@@ -68,6 +71,7 @@ class Bench:
 
     def cases(self) -> list[Case]:
         return [
+            *self._restore_in_c(),
             *(self._restore(transport) for transport in self._ports),
             self._tftp("restore: TFTP", "get"),
             Case(
@@ -133,6 +137,22 @@ class Bench:
             idle_cpu_s=idle_cpu_s(server),
         )
 
+    def _restore_in_c(self) -> list[Case]:
+        """None where there is no compiler. Its flash is memory."""
+        if not all(map(is_here, CORE_NEEDS)):
+            return []
+        street = build(self._folder / "street", devices=1, octets=self._firmware.read_bytes())
+        port = self._ports["udp"]
+
+        def server() -> AbstractContextManager[Usage]:
+            return self._server("udp", street.store)
+
+        def client() -> Figures:
+            return device_in_c.restore(street, "127.0.0.1", port) | {"flash_s": 0.0, "flash_cpu_s": 0.0}
+
+        name = "restore: unbrickd UDP, C"
+        return [Case(name=name, server=server, client=client, idle_cpu_s=idle_cpu_s(server))]
+
     def _backup(self, transport: str) -> Case:
         def server() -> AbstractContextManager[Usage]:
             self._new_stores += 1
@@ -176,8 +196,9 @@ def measure(case: Case) -> Figures:
         "bytes_sent_per_byte_delivered": (figures["sent_bytes"] + figures["received_bytes"]) / payload,
         "device_cpu_s_per_gb": (figures["cpu_s"] - figures["flash_cpu_s"]) / payload * 1e9,
         "server_peak_mib": usage.peak_bytes / (1 << 20),
-        "device_peak_mib": figures["peak_bytes"] / (1 << 20),
     }
+    if "peak_bytes" in figures:
+        measured["device_peak_mib"] = figures["peak_bytes"] / (1 << 20)
     if case.idle_cpu_s is not None:
         measured["server_cpu_s_per_gb"] = max(0.0, usage.cpu_s - case.idle_cpu_s) / payload * 1e9
     return measured

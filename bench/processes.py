@@ -147,3 +147,8 @@ def cpu_seconds(pid: int) -> float:
 def program(name: str) -> str | None:
     """A daemon, which may lie where users' search paths do not lead."""
     return shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
+
+
+def is_here(name: str) -> bool:
+    """A program, or a header of C."""
+    return program(name) is not None or Path("/usr/include", name).is_file()

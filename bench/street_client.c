@@ -70,6 +70,7 @@ struct street {
 	struct device *devices;
 	uint32_t count, left, record_bytes, config_bytes, firmware_bytes;
 	uint64_t received, sent;                   /* messages */
+	uint64_t received_bytes, sent_bytes;
 	uint64_t blocks, block_bytes, blocks_sent; /* that came, their payload, and what the server says it sent */
 	uint32_t ahead_bytes, ring_frames;
 	struct sockaddr_in server;
@@ -159,6 +160,7 @@ static void net_send(void *app, const struct unbrickd_peer *to, const uint8_t *m
 	const struct device *d = app;
 
 	street.sent++;
+	street.sent_bytes += length;
 	(void)to; /* there is one server, and the socket is connected to it */
 	if (send(d->socket, message, length, MSG_DONTWAIT) < 0)
 		return; /* lost, as it may be on the way; the core sends it again */
@@ -353,6 +355,7 @@ static void take(struct device *d, const uint8_t *message, uint32_t length, uint
 	struct unbrickd_peer server = {{0}};
 
 	street.received++;
+	street.received_bytes += length;
 	if (length >= SENT_AT + 4 && message[TYPE_AT] == DATA_END) {
 		uint16_t transfer = (uint16_t)(message[TRANSFER_AT] << 8 | message[TRANSFER_AT + 1]);
 		const uint8_t *sent = message + SENT_AT;
@@ -421,8 +424,10 @@ static void print_result(uint64_t started_us, double cpu_s)
 	double block_bytes = street.blocks ? (double)street.block_bytes / (double)street.blocks : 0;
 
 	printf("{\"cpu_s\": %.6f, \"received\": %" PRIu64 ", \"sent\": %" PRIu64
+	       ", \"received_bytes\": %" PRIu64 ", \"sent_bytes\": %" PRIu64
 	       ", \"block_bytes_sent\": %.0f, \"seconds\": [",
-	       cpu_s, street.received, street.sent, (double)street.blocks_sent * block_bytes);
+	       cpu_s, street.received, street.sent, street.received_bytes, street.sent_bytes,
+	       (double)street.blocks_sent * block_bytes);
 	for (i = 0; i < street.count; i++) {
 		const struct device *d = &street.devices[i];
 
