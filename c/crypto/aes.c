@@ -82,18 +82,17 @@ static void encrypt(const uint8_t *round_keys, uint8_t state[16])
 	}
 }
 
-void unbrickd_aes256_ctr(const uint8_t key[32], const uint8_t counter[16], uint8_t *octets, uint32_t length)
+void unbrickd_aes256_ctr(const uint8_t key[32], uint8_t counter[16], uint8_t *octets, uint32_t length)
 {
-	uint8_t round_keys[16 * (ROUNDS + 1)], next[16], stream[16];
+	uint8_t round_keys[16 * (ROUNDS + 1)], stream[16];
 	uint32_t i, at;
 
 	expand(key, round_keys);
-	memcpy(next, counter, 16);
 	for (at = 0; at < length; at++) {
 		if (at % 16 == 0) {
-			memcpy(stream, next, 16);
+			memcpy(stream, counter, 16);
 			encrypt(round_keys, stream);
-			for (i = 16; i-- && ++next[i] == 0;)
+			for (i = 16; i-- && ++counter[i] == 0;)
 				;
 		}
 		octets[at] ^= stream[at % 16];

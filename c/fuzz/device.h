@@ -159,11 +159,13 @@ static void make_document(struct unbrickd *ub)
 	memcpy(config_cipher, flash.config, CONFIG_IMAGE);
 	for (i = 0; i < 2; i++, to += 32) {
 		uint32_t length = ub_min(256, CONFIG_IMAGE - 256 * i);
+		uint8_t counter[16];
 
 		ub_digest_begin(ub, &sealed, i, &hash);
 		ub_hash_add(&hash, flash.config + 256 * i, length);
 		ub_hash_end(&hash, to);
-		unbrickd_aes256_ctr(ub->keys[UB_KEY_ENC], to, config_cipher + 256 * i, length);
+		memcpy(counter, to, sizeof(counter));
+		unbrickd_aes256_ctr(ub->keys[UB_KEY_ENC], counter, config_cipher + 256 * i, length);
 		ub_sha256(ub, config_cipher + 256 * i, length, to + 64);
 	}
 	to += 64;

@@ -198,7 +198,7 @@ struct unbrickd_event {
 		bool is_named;				/* the generation is the one that the boot record asked for */
 		struct {
 			const struct unbrickd_part *part;
-			uint32_t index, done, wanted;
+			uint32_t index, done;	/* done: of part->differing */
 		} restored;
 		uint32_t payload_bytes;
 		const struct unbrickd_booting *booting;
@@ -226,7 +226,8 @@ struct unbrickd_io {
 	void (*sha256_add)(struct unbrickd_sha256 *hash, const uint8_t *from, uint32_t length);
 	void (*sha256_end)(struct unbrickd_sha256 *hash, uint8_t digest[32]);
 	uint32_t (*crc32)(uint32_t crc, const uint8_t *from, uint32_t length);	/* as zlib's; begins with 0 */
-	void (*aes256_ctr)(const uint8_t key[32], const uint8_t counter[16], uint8_t *octets, uint32_t length);
+	/* The counter moves on by the blocks of 16 octets. */
+	void (*aes256_ctr)(const uint8_t key[32], uint8_t counter[16], uint8_t *octets, uint32_t length);
 	/* RSASSA-PKCS1-v1_5 over a SHA-256; the key is the maker's, DER SubjectPublicKeyInfo. 0: it verifies. */
 	int (*verify_signature)(void *app, const uint8_t *key, uint32_t key_length, const uint8_t digest[32],
 				const uint8_t *signature, uint32_t length);

@@ -47,13 +47,16 @@ static bool is_avoided(const struct unbrickd *ub, const struct unbrickd_peer *pe
 
 void ub_discovery_avoid(struct unbrickd *ub, const struct unbrickd_peer *peer, uint32_t for_s)
 {
-	struct ub_avoided *avoided = ub->discovery.avoided, *entry = avoided;
-	uint32_t i;
+	struct ub_avoided *entry = ub->discovery.avoided, *other = entry;
 
 	/* Its own entry, or the one that is the first to be forgiven, or free. */
-	for (i = 0; i < UB_MAX_AVOIDED && !same_peer(&entry->peer, peer); i++) {
-		if (avoided[i].until_us < entry->until_us || same_peer(&avoided[i].peer, peer))
-			entry = &avoided[i];
+	for (; other < ub->discovery.avoided + UB_MAX_AVOIDED; other++) {
+		bool is_own = same_peer(&other->peer, peer);
+
+		if (is_own || other->until_us < entry->until_us)
+			entry = other;
+		if (is_own)
+			break;
 	}
 	entry->peer = *peer;
 	entry->until_us = ub->now_us + (uint64_t)ub_min(for_s, MAX_AVOID_S) * UB_SECOND;
@@ -62,22 +65,24 @@ void ub_discovery_avoid(struct unbrickd *ub, const struct unbrickd_peer *peer, u
 static void take_announce(struct unbrickd *ub, const struct unbrickd_peer *peer)
 {
 	struct ub_discovery *d = &ub->discovery;
-	struct unbrickd_peer *entry = d->announced;
+	struct unbrickd_peer *entry = d->announced, *end = entry + d->announced_count;
 
-	while (entry < d->announced + d->announced_count && !same_peer(entry, peer))
+	while (entry < end && !same_peer(entry, peer))
 		entry++;
-	if (entry == d->announced + d->announced_count) {
-		if (ub->repeater.due_us > earliest_probe(ub))
+	if (entry == end) {
+		if (!d->found_count && ub->repeater.due_us > earliest_probe(ub))
 			ub->repeater.due_us = earliest_probe(ub);
-		if (d->announced_count < UB_MAX_ANNOUNCED)
+		if (d->announced_count < UB_MAX_ANNOUNCED) {
 			d->announced_count++;
-		else
+			end++;
+		} else {
 			entry = d->announced;
+		}
 	}
 	/* The latest last: this one moves there, or the first makes room for it. */
-	while (++entry < d->announced + d->announced_count)
-		entry[-1] = *entry;
-	entry[-1] = *peer;
+	for (end--; entry < end; entry++)
+		*entry = entry[1];
+	*end = *peer;
 }
 
 static void take_probe_ack(struct unbrickd *ub, const struct unbrickd_peer *peer, const uint8_t *body)
@@ -97,7 +102,7 @@ static void take_probe_ack(struct unbrickd *ub, const struct unbrickd_peer *peer
 			return;
 	}
 	if (!d->found_count++)
-		d->choose_us = ub->now_us + COLLECT_US;
+		ub->repeater.due_us = ub->now_us + COLLECT_US;
 	server->peer = *peer;
 	memcpy(server->ack, body, sizeof(server->ack));
 	d->holding_count += holds_device(server);
@@ -106,7 +111,7 @@ static void take_probe_ack(struct unbrickd *ub, const struct unbrickd_peer *peer
 	 * among those that answer: one that answers first and never helps must not be chosen each time.
 	 */
 	if (holds_device(server) && !is_avoided(ub, NULL))
-		d->choose_us = ub->now_us;
+		ub->repeater.due_us = ub->now_us;
 }
 
 void ub_discovery_receive(struct unbrickd *ub, const struct unbrickd_peer *peer, const struct ub_message *m)
@@ -172,13 +177,8 @@ const struct ub_server *ub_discovery_poll(struct unbrickd *ub)
 	struct ub_discovery *d = &ub->discovery;
 
 	if (d->found_count)
-		return ub->now_us >= d->choose_us ? choose(ub) : NULL;
+		return ub->now_us >= ub->repeater.due_us ? choose(ub) : NULL;
 	if (ub_repeater_poll(ub))
 		probe(ub);
 	return NULL;
-}
-
-uint64_t ub_discovery_timer(const struct unbrickd *ub)
-{
-	return ub->discovery.found_count ? ub->discovery.choose_us : ub->repeater.due_us;
 }

@@ -205,8 +205,3 @@ int ub_fetch_poll(struct unbrickd *ub)
 	send_requests(ub);
 	return UNBRICKD_OK;
 }
-
-uint64_t ub_fetch_timer(const struct unbrickd *ub)
-{
-	return ub->fetch.started ? ub_receiver_timer(&ub->receiver) : ub->repeater.due_us;
-}

@@ -335,7 +335,7 @@ struct ub_avoided {
 struct ub_discovery {
 	uint8_t nonce[UB_NONCE];
 	uint8_t announced_count, found_count, holding_count;	/* holding: of those found, how many hold this device */
-	uint64_t probe_us, choose_us;	/* probe_us: the next Probe, at the earliest; choose_us: once one is found */
+	uint64_t probe_us;	/* the next Probe, at the earliest */
 	struct unbrickd_peer announced[UB_MAX_ANNOUNCED];	/* the latest last */
 	struct ub_server found[UB_MAX_FOUND];
 	struct ub_avoided avoided[UB_MAX_AVOIDED];
@@ -344,9 +344,8 @@ struct ub_discovery {
 void ub_discovery_restart(struct unbrickd *ub);
 void ub_discovery_avoid(struct unbrickd *ub, const struct unbrickd_peer *peer, uint32_t for_s);
 void ub_discovery_receive(struct unbrickd *ub, const struct unbrickd_peer *peer, const struct ub_message *message);
-/* Sends the Probes that are due. The server chosen, once there is one. */
+/* Sends the Probes that are due; once a server is found, what is due is the choice. The server chosen, or NULL. */
 const struct ub_server *ub_discovery_poll(struct unbrickd *ub);
-uint64_t ub_discovery_timer(const struct unbrickd *ub);
 
 /* --- window.c: how many blocks may be outstanding, and for how long --- */
 
@@ -465,7 +464,6 @@ void ub_fetch_document(struct unbrickd *ub);
 bool ub_fetch_component(struct unbrickd *ub, const struct unbrickd_part *part);
 int ub_fetch_receive(struct unbrickd *ub, const struct ub_message *message);
 int ub_fetch_poll(struct unbrickd *ub);
-uint64_t ub_fetch_timer(const struct unbrickd *ub);
 /* The first segment that is wanted, from that index on. */
 void ub_find_segment(const struct unbrickd *ub, uint32_t index, struct ub_segment *segment);
 /* There is a whole erase block at the receiver's head. */

@@ -4,15 +4,17 @@
 
 bool unbrickd_light_is_on(enum unbrickd_light light, uint32_t ms)
 {
-	switch (light) {
-	case UNBRICKD_LIGHT_START_SERVER:
-		return ms / 1000 % 2 == 0;
-	case UNBRICKD_LIGHT_RESTORING:
-		return ms / 100 % 2 == 0;
-	case UNBRICKD_LIGHT_FAILED:	/* three flashes and a pause of 1.5 s */
+	uint32_t half_ms = 1000;
+
+	if (light == UNBRICKD_LIGHT_RESTORING) {
+		half_ms = 100;
+	} else if (light == UNBRICKD_LIGHT_FAILED) {	/* three flashes and a pause of 1.5 s */
+		half_ms = 150;
 		ms %= 2250;
-		return ms < 750 && ms / 150 % 2 == 0;
-	default:
+		if (ms >= 750)
+			return false;
+	} else if (light != UNBRICKD_LIGHT_START_SERVER) {
 		return light == UNBRICKD_LIGHT_BOOTED;
 	}
+	return ms / half_ms % 2 == 0;
 }

@@ -171,7 +171,6 @@ static int write(struct unbrickd *ub)
 	event->u.restored.part = f->part;
 	event->u.restored.index = ub->receiver.head.index;
 	event->u.restored.done = f->done + 1;
-	event->u.restored.wanted = f->part->differing;
 	ub_tell(ub);
 	return ub_fetch_accept(ub) ? ub_session_fetched(ub) : UNBRICKD_OK;
 }
@@ -343,16 +342,11 @@ void ub_session_poll(struct unbrickd *ub)
 
 uint64_t ub_session_timer(const struct unbrickd *ub)
 {
-	switch (ub->state) {
-	case UB_PROBING:
-		return ub_discovery_timer(ub);
-	case UB_ASKING:
-		return ub->repeater.due_us;
-	case UB_FETCHING:
-		if (ub->fetch.part && (ub->stirred || ub_fetch_is_writable(ub)))
-			return ub->now_us;
-		return ub_fetch_timer(ub);
-	default:
+	if (ub->state == UB_IDLE)
 		return UNBRICKD_NEVER;
-	}
+	if (ub->state != UB_FETCHING || !ub->fetch.started)
+		return ub->repeater.due_us;
+	if (ub->fetch.part && (ub->stirred || ub_fetch_is_writable(ub)))
+		return ub->now_us;
+	return ub_receiver_timer(&ub->receiver);
 }

@@ -236,7 +236,7 @@ def test_good_seal_vector_is_computed(ub: FFI.CData) -> None:
 def test_sealed_erase_block_vector_opens(io: FFI.CData, ub: FFI.CData, case: dict[str, object]) -> None:
     ciphertext, digest = bytes.fromhex(str(case["ciphertext"])), bytes.fromhex(str(case["digest"]))
     octets = c_octets(ciphertext)
-    core().unbrickd_aes256_ctr(ub.keys[core().UB_KEY_ENC], digest, octets, len(octets))
+    core().unbrickd_aes256_ctr(ub.keys[core().UB_KEY_ENC], c_octets(digest[:16]), octets, len(octets))
     assert taken(octets, len(octets)).hex() == case["plaintext"]
     found = ffi().new("uint8_t[32]")
     manifest = ffi().new("struct unbrickd_part *", {"id": case["component_id"], "sealed": True})
@@ -293,7 +293,7 @@ def test_crypto_of_random_octets_is_that_of_the_libraries(io: FFI.CData, ub: FFI
         aes_key = rng.randbytes(32)
         for first in (counter, b"\xff" * 16):
             found = c_octets(octets)
-            core().unbrickd_aes256_ctr(aes_key, first, found, length)
+            core().unbrickd_aes256_ctr(aes_key, c_octets(first), found, length)
             assert taken(found, length) == Cipher(algorithms.AES(aes_key), modes.CTR(first)).encryptor().update(octets)
 
 

@@ -339,7 +339,7 @@ class CCore:
                     component=_text(u.restored.part.name, 16),
                     index=u.restored.index,
                     done=u.restored.done,
-                    wanted=u.restored.wanted,
+                    wanted=u.restored.part.differing,
                 )
             case lib.UNBRICKD_RESTORED:
                 return events.Restored(

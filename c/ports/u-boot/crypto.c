@@ -34,19 +34,18 @@ static u32 checksum(u32 crc, const u8 *from, u32 length)
 	return crc32(crc, from, length);
 }
 
-static void aes256_ctr(const u8 key[32], const u8 counter[16], u8 *octets, u32 length)
+static void aes256_ctr(const u8 key[32], u8 counter[16], u8 *octets, u32 length)
 {
-	u8 expanded[AES256_EXPAND_KEY_LENGTH], block[AES_BLOCK_LENGTH], pad[AES_BLOCK_LENGTH], secret[32];
+	u8 expanded[AES256_EXPAND_KEY_LENGTH], pad[AES_BLOCK_LENGTH], secret[32];
 	u32 at;
 	int i;
 
 	memcpy(secret, key, sizeof(secret));
-	memcpy(block, counter, sizeof(block));
 	aes_expand_key(secret, AES256_KEY_LENGTH, expanded);
 	for (at = 0; at < length; at++) {
 		if (at % AES_BLOCK_LENGTH == 0) {
-			aes_encrypt(AES256_KEY_LENGTH, block, expanded, pad);
-			for (i = AES_BLOCK_LENGTH; i-- && !++block[i];)
+			aes_encrypt(AES256_KEY_LENGTH, counter, expanded, pad);
+			for (i = AES_BLOCK_LENGTH; i-- && !++counter[i];)
 				;
 		}
 		octets[at] ^= pad[at % AES_BLOCK_LENGTH];

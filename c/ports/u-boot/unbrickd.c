@@ -70,7 +70,7 @@ static void tell(void *app, const struct unbrickd_event *event)
 		break;
 	case UNBRICKD_ERASE_BLOCK_RESTORED:
 		printf("unbrickd: %.16s: erase block %u, %u of %u\n", event->u.restored.part->name,
-		       event->u.restored.index, event->u.restored.done, event->u.restored.wanted);
+		       event->u.restored.index, event->u.restored.done, event->u.restored.part->differing);
 		break;
 	case UNBRICKD_RESTORED:
 		printf("unbrickd: restored generation %u, %u bytes\n", event->generation->number,
