@@ -167,6 +167,7 @@ static int ask(struct unbrickd *ub)
 static void send_requests(struct unbrickd *ub)
 {
 	struct ub_receiver *r = &ub->receiver;
+	uint32_t times = 1;
 
 	if (ub->fetch.ack_due) {
 		ub->fetch.ack_due = false;
@@ -174,15 +175,11 @@ static void send_requests(struct unbrickd *ub)
 		ub_add(ub, r->block_bytes << 16);	/* go on */
 		ub_answer(ub);
 	}
-	if (!ub_receiver_is_due(&ub->receiver))
-		return;
-	for (;;) {
-		uint32_t times;
+	while (times && ub_receiver_is_due(r)) {
+		uint32_t i;
 
-		times = ub_receiver_request(&ub->receiver);
-		if (!times)
-			return;
-		while (times--)
+		times = ub_receiver_request(r);
+		for (i = 0; i < times; i++)
 			ub_answer(ub);
 	}
 }

@@ -372,6 +372,7 @@ uint32_t ub_window_blocks(const struct ub_window *w);
 void ub_window_arrived(struct ub_window *w, uint32_t place, uint32_t rtt_us, bool limited);
 void ub_window_lost(struct ub_window *w, uint32_t place);
 void ub_window_timed_out(struct ub_window *w);
+bool ub_window_is_near(const struct ub_window *w);
 bool ub_window_is_lossy(const struct ub_window *w);
 uint32_t ub_window_timeout_us(const struct ub_window *w);
 uint32_t ub_window_reordering_us(const struct ub_window *w);

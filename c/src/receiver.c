@@ -15,7 +15,7 @@
 #define MIN_REORDERING 3u	/* places; as TCP's three duplicate acknowledgements (RFC 5681 §3.2) */
 #define BATCHES 8u		/* requests in what may be outstanding: few, but so many that the loss of one leaves others */
 
-#define LARGE_BATCH 8u	/* half a small ring, once the path takes all of it: sending costs a bootloader time */
+#define LARGE_BATCH 16u	/* half a small ring, once a LAN takes all of it: sending costs a bootloader time */
 
 enum block_state { ASKED, LOST, HELD };
 
@@ -243,9 +243,10 @@ static void expire(struct ub_receiver *r)
 static uint32_t batch_of(const struct ub_receiver *r)
 {
 	uint32_t window = ub_window_blocks(&r->window), blocks = ub_min(window, r->ring_blocks);
-	uint32_t least = window < r->window.max_blocks ? 0 : ub_min(blocks / 2, LARGE_BATCH);
+	uint32_t batch = ub_pieces(blocks, BATCHES);
+	bool takes_all = ub_window_is_near(&r->window) && window == r->window.max_blocks;
 
-	return ub_max(ub_pieces(blocks, BATCHES), least);
+	return takes_all ? ub_max(batch, ub_min(blocks / 2, LARGE_BATCH)) : batch;
 }
 
 /* How many blocks can be asked for now: window and ring have room for them. */
@@ -262,11 +263,11 @@ bool ub_receiver_is_due(struct ub_receiver *r)
 {
 	uint32_t wanted;
 
-	if (!r->flight_count && !r->lost_count)
+	if (!r->flight_count)
 		r->quiet_since_us = (uint32_t)r->storage.ub->now_us;
 	expire(r);
 	wanted = r->lost_count + ub_pieces(r->stream_bytes - r->asked, r->block_bytes);
-	return !r->flight_count || room_of(r) >= ub_min(wanted, batch_of(r));
+	return (!r->flight_count && !ub_receiver_is_whole(r)) || room_of(r) >= ub_min(wanted, batch_of(r));
 }
 
 /* Takes the next block to ask for: lost ones, then new ones. NULL: there is none, or no room for it. */
@@ -328,7 +329,8 @@ uint32_t ub_receiver_request(struct ub_receiver *r)
 		return 0;
 	r->request++;
 	r->armed_us = (uint32_t)r->storage.ub->now_us;
-	head[4] = !r->lost_count && r->asked == r->stream_bytes;	/* last */
+	/* last; the DataEnd wants a place in our ring too */
+	head[4] = !r->lost_count && r->asked == r->stream_bytes && r->flight_count < r->window.max_blocks;
 	head[5] = (uint8_t)ranges;
 	return ub_window_is_lossy(&r->window) ? 2 : 1;
 }

@@ -13,6 +13,7 @@
 #define MAX_TIMEOUT (2 * UB_SECOND)
 #define INITIAL_BLOCKS 10u	/* RFC 6928 */
 #define MIN_BLOCKS 4u		/* enough for losses to show by later arrivals */
+#define NEAR_US 3000u		/* where a round trip is shorter, waiting for more blocks to ask for costs nothing */
 #define SLACK_US 6000u		/* queueing that is never held against the path */
 #define MAX_ROUND_TRIP (4 * UB_SECOND)	/* longer ones count as this long: times 64 it fits 32 bits */
 #define LOSS_MEMORY 256u	/* blocks that loss is averaged over */
@@ -46,6 +47,11 @@ void ub_window_start(struct ub_window *w, uint32_t max_blocks)
 uint32_t ub_window_blocks(const struct ub_window *w)
 {
 	return w->size_q8 >> 8;
+}
+
+bool ub_window_is_near(const struct ub_window *w)
+{
+	return w->base_us < NEAR_US;
 }
 
 bool ub_window_is_lossy(const struct ub_window *w)

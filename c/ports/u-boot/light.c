@@ -28,14 +28,16 @@ static void show(void *app, enum unbrickd_light light)
 	ubp_light_refresh(p, p->light_since_us);
 }
 
+/* Called in every turn, so that it blinks. */
 void ubp_light_refresh(struct ubp *p, u64 now_us)
 {
-	u32 ms = (u32)lldiv(now_us - p->light_since_us, 1000);
+	enum led_state_t state;
 
-	enum led_state_t state = unbrickd_light_is_on(p->light, ms) ? LEDST_ON : LEDST_OFF;
-
-	if (!IS_ENABLED(CONFIG_LED) || !p->led || (int)state == p->led_state)
-		return;	/* this is called for every frame */
+	if (!IS_ENABLED(CONFIG_LED) || !p->led)
+		return;
+	state = unbrickd_light_is_on(p->light, (u32)lldiv(now_us - p->light_since_us, 1000)) ? LEDST_ON : LEDST_OFF;
+	if ((int)state == p->led_state)
+		return;
 	led_set_state(p->led, state);
 	p->led_state = state;
 }

@@ -15,7 +15,7 @@
 
 #include "port.h"
 
-#define BUSY_MS 50u		/* at most without a look for Ctrl-C */
+#define BUSY_MS 250u		/* at most without a look for Ctrl-C */
 #define RETRY_MS 1000u		/* no card, no carrier: perhaps there is later */
 #define MAX_MESSAGE 1472	/* UDP payload of an Ethernet frame */
 
@@ -126,7 +126,6 @@ static void on_packet(uchar *packet, unsigned int port, struct in_addr from, uns
 		/* An Announce. A strict firewall drops our Probe, but now its host learns us, and asks us (protocol.md, 1). */
 		arp_raw_request(net_ip, net_null_ethaddr, from);
 	running->error = unbrickd_receive(running->core, &peer, packet, length, get_timer_us(0));
-	turn(running);
 }
 
 /*

@@ -33,8 +33,8 @@ BATCHES_PER_WINDOW = 8
 """A request asks for about this part of what may be outstanding: for no less, so that requests stay few; for no more,
 so that the loss of one leaves others whose blocks show it. What can be asked for at one instant is asked for by halves:
 blocks of a busy server come many at once, and requests are what costs it."""
-LARGE_BATCH_BLOCKS = 8
-"""Half a small ring, once the path takes all of it: sending costs a bootloader time."""
+LARGE_BATCH_BLOCKS = 16
+"""Half a small ring, once a LAN takes all of it: sending costs a bootloader time."""
 REPEATING_LOSS = 0.005
 """From this loss on each request is sent twice, as the loss of one costs a round trip and all of its blocks; it is a
 few bytes for each of them, and the sender serves it once (spec/protocol.md §4.10)."""
@@ -234,16 +234,14 @@ class Receiver:
 
         On a lossy path a request stands in it twice, and is sent twice.
         """
-        if not self._flights and not self._lost:
+        if not self._flights:
             self._quiet_since_s = now_s
         self._expire(now_s)
         if not self._flights:
             self._unserved.clear()
             self._unserved_ranges = 0
-        elif self._waits():
-            return []
         requests: list[BlockRequest] = []
-        while self._unserved_ranges < MAX_PENDING_RANGES:
+        while self._unserved_ranges < MAX_PENDING_RANGES and not self._waits():
             request = self._next_request(now_s)
             if request is None:
                 break
@@ -253,11 +251,14 @@ class Receiver:
     @property
     def _batch(self) -> int:
         blocks = min(self._window.blocks, self._ring_blocks)
-        least = 0 if self._window.blocks < self._max_window else min(blocks // 2, LARGE_BATCH_BLOCKS)
-        return max(-(-blocks // BATCHES_PER_WINDOW), least)
+        batch = -(-blocks // BATCHES_PER_WINDOW)
+        takes_all = self._window.is_near and self._window.blocks == self._max_window
+        return max(batch, min(blocks // 2, LARGE_BATCH_BLOCKS)) if takes_all else batch
 
     def _waits(self) -> bool:
         """Whether so little can be asked for now that it had better wait: window or ring will soon have more room."""
+        if not self._flights and not self.is_whole:
+            return False
         wanted = len(self._lost) + -(-(self._starts[-1] - self._next_at) // self._block)
         return min(self._takes, self._window.blocks - len(self._flights)) < min(wanted, self._batch)
 
@@ -386,5 +387,6 @@ class Receiver:
         self._unserved.append((self._next_place - 1, len(ranges)))
         self.stats.requests_sent += 1
         self.stats.blocks_requested += blocks
-        last = not self._lost and self._next_at == self._starts[-1]
+        # The DataEnd wants a place in the device's ring too.
+        last = not self._lost and self._next_at == self._starts[-1] and len(self._flights) < self._max_window
         return BlockRequest(request=request, last=last, ranges=tuple(ranges))

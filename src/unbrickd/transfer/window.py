@@ -17,6 +17,8 @@ INITIAL_BLOCKS = 10
 """RFC 6928."""
 MIN_BLOCKS = 4
 """Enough for losses to show by later arrivals."""
+NEAR_S = 0.003
+"""Where a round trip is shorter, waiting for more blocks to ask for costs nothing."""
 SLACK_S = 0.006
 """Queueing that is never held against the path: scheduling and interrupts of both ends."""
 EXCESS_LOSS = 3 / 64
@@ -84,6 +86,11 @@ class Window:
     @property
     def blocks(self) -> int:
         return int(self._size)
+
+    @property
+    def is_near(self) -> bool:
+        """Whether the sender is on the same LAN, by the time of a round trip."""
+        return self._base_s < NEAR_S
 
     def on_delivered(self, *, place: int, next_place: int, rtt_s: float, limited: bool) -> None:
         """A block arrived. next_place: that of the next one requested.

@@ -225,13 +225,38 @@ def test_receiver_asks_by_halves_for_what_it_can_ask_at_one_instant() -> None:
     assert len(r.requests(0.01)) <= 4, "blocks that come at one instant are answered by few requests"
 
 
-def test_receiver_small_window_at_its_limit_asks_for_half_of_it_at_least() -> None:
-    r = receiver(100_000, window=8)
-    requests = r.requests(0.0)
-    assert [len(blocks_of([request])) for request in requests] == [4, 4]
+@pytest.mark.parametrize(("rtt_s", "sizes"), [(0.001, [4, 4]), (0.03, [4, 2, 1, 1])])
+def test_receiver_small_window_at_its_limit_asks_for_half_of_it_at_least_on_a_lan(
+    rtt_s: float, sizes: list[int]
+) -> None:
+    r = receiver(100_000, slice_bytes=100_000, window=8)
+    for block in blocks_of(r.requests(0.0)):
+        give(r, block, rtt_s)
+    requests = r.requests(rtt_s)
+    assert [len(blocks_of([request])) for request in requests] == sizes
     for block in blocks_of(requests)[:3]:
-        give(r, block, 0.01)
-    assert r.requests(0.01) == []
+        give(r, block, 2 * rtt_s)
+    assert bool(r.requests(2 * rtt_s)) == (rtt_s > 0.003)
+
+
+def test_receiver_with_a_whole_segment_to_write_waits_for_room_for_half_a_window() -> None:
+    r = receiver(100_000, slice_bytes=16_000, ahead_bytes=4000, window=16)
+    now_s = 0.0
+    while requests := r.requests(now_s):
+        now_s += 0.001
+        for block in blocks_of(requests):
+            give(r, block, now_s)
+    assert r.is_whole
+    assert r.timer() is None
+    r.release(5000)  # besides the 2000 that it left free before
+    assert r.requests(now_s) == []
+    r.release(1000)
+    assert [len(blocks_of([request])) for request in r.requests(now_s)] == [8]
+
+
+def test_receiver_window_full_to_the_end_leaves_the_ring_no_room_for_a_data_end() -> None:
+    assert [request.last for request in receiver(8000, slice_bytes=8000, window=8).requests(0.0)][-1] is False
+    assert [request.last for request in receiver(7000, slice_bytes=7000, window=8).requests(0.0)][-1] is True
 
 
 def test_receiver_in_silence_repeats_with_back_off_and_few_blocks() -> None:
