@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools.lab.build import qemu
-from tools.lab.console import Console, Shell
+from tools.lab.console import Console, ConsoleError, Shell
 from tools.lab.environment import encode_environment
 from tools.lab.gateway import (
     CONFIG,
@@ -54,7 +54,8 @@ MEMORY = 0x4800_0000
 WINDOW = 16
 LOCK_STEP, WINDOWED = "10.77.0.1", "10.77.0.3"
 """Addresses of the PC: each TFTP server has port 69 of its own."""
-PATIENCE_S = 120.0
+LIMIT_S = 20.0
+"""A contender that is not done by then is stopped: with loss TFTP goes on for minutes, or gives up."""
 BOOT_PATIENCE_S = 60.0
 MODEL = "bench-1"
 SEED = 20100520
@@ -173,8 +174,11 @@ class Site:
 
 
 def timed(shell: Shell, command: str) -> tuple[float | None, str]:
-    """Seconds by U-Boot's own clock, None if the command failed; and what it said."""
-    ran = shell.run(f"time {command}", timeout_s=PATIENCE_S)
+    """Seconds by U-Boot's own clock, None if the command failed or was not done in time; and what it said."""
+    try:
+        ran = shell.run(f"time {command}", timeout_s=LIMIT_S)
+    except ConsoleError as error:
+        return None, str(error)
     found = re.search(r"time: (?:(\d+) minutes, )?([\d.]+) seconds", ran.output)
     took_s = 60 * int(found[1] or 0) + float(found[2]) if found and not ran.code else None
     return took_s, ran.output
@@ -231,7 +235,10 @@ def ours(*, into_flash: bool) -> Contender:
             if not into_flash:
                 shell.check(f"mtdram ram0 {MEMORY:x} {FIRMWARE.size_bytes:x} {ERASE_BLOCK_BYTES:x}")
                 shell.check(f"mw.b {MEMORY:x} ff {FIRMWARE.size_bytes:x}")
-            transfer_s, whole_s = restore(shell.console)
+            try:
+                transfer_s, whole_s = restore(shell.console)
+            except ConsoleError:
+                return None
             if not into_flash:
                 check_memory(shell, site.image)
             elif flash.read(FIRMWARE)[:SIZE_BYTES] != site.image:
@@ -242,14 +249,17 @@ def ours(*, into_flash: bool) -> Contender:
 
 
 def restore(console: Console) -> tuple[float, float]:
-    """Seconds from the offer to the last erase block, and of the whole command, by its console."""
+    """Seconds from the offer to the last erase block, and of the whole command, by its console.
+
+    Raises ConsoleError if it is not done in time.
+    """
     began_s = time.monotonic()
     console.type("unbrickd restore\n")
-    console.expect(r"unbrickd: restoring generation 1\r?\n", timeout_s=PATIENCE_S)
+    console.expect(r"unbrickd: restoring generation 1\r?\n", timeout_s=LIMIT_S)
     offered_s = time.monotonic()
-    console.expect(r"unbrickd: restored generation 1", timeout_s=PATIENCE_S)
+    console.expect(r"unbrickd: restored generation 1", timeout_s=LIMIT_S)
     restored_s = time.monotonic()
-    console.expect("=> ", timeout_s=PATIENCE_S)
+    console.expect("=> ", timeout_s=LIMIT_S)
     return restored_s - offered_s, time.monotonic() - began_s
 
 
@@ -319,7 +329,7 @@ def measure(site: Site, lan: Lan, *, runs: int, losses: Sequence[float], only: s
         for number in range(runs):
             for name, results in seen.items():
                 if results and results[-1] is None:
-                    continue  # it failed in the run before: a minute each time
+                    continue
                 results.append(CONTENDERS[name](site))
                 print(f"{loss:.0%} run {number + 1} {name}: {results[-1]}", file=sys.stderr, flush=True)
         rows.append(Row(loss=loss, seen=seen))
@@ -328,7 +338,7 @@ def measure(site: Site, lan: Lan, *, runs: int, losses: Sequence[float], only: s
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One loss. seen: of each contender, seconds of each run; None: it gave up."""
+    """One loss. seen: of each contender, seconds of each run; None: it gave up, or was stopped."""
 
     loss: float
     seen: dict[str, list[Figures | None]]
@@ -351,7 +361,7 @@ def report(rows: Sequence[Row]) -> Iterator[str]:
         medians = row.medians
         for name in row.seen:
             if name not in medians:
-                yield f"| {row.loss:.0%} | {name} | gave up | | | |"
+                yield f"| {row.loss:.0%} | {name} | not done in {LIMIT_S:g} s | | | |"
                 continue
             figures = medians[name]
             flash = f"{figures['flash']:.2f}" if "flash" in figures else ""

@@ -24,7 +24,7 @@ from tools.lab.lan import TAP, Lan, lan, why_not
 REASON = why_not()
 pytestmark = [pytest.mark.qemu, pytest.mark.skipif(REASON is not None, reason=str(REASON))]
 
-RING_FRAMES = 16
+RING_FRAMES = 32
 OTHER_SUBNET = "10.99.99.9/24"
 
 
@@ -53,7 +53,7 @@ def drops(lan: Lan) -> dict[str, int]:
 def test_power_on_frames_lost_each_way_restores_within_the_ring(
     loss: float, laboratory: Laboratory, small: Small, stopwatch: Stopwatch, tmp_path: Path
 ) -> None:
-    """Every erase block of the firmware, through a card that takes 16 frames."""
+    """Every erase block of the firmware, through a card that takes 32 frames."""
     print(f"seed {SEED} of the damage; the kernel's own of the loss")
     flash = small.flash_copy(tmp_path)
     flash.damage(FIRMWARE, range(ERASE_BLOCKS), random.Random(SEED))

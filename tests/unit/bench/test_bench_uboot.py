@@ -32,7 +32,7 @@ def test_report_of_slow_restore_says_missed() -> None:
 def test_report_of_contender_that_gave_up_has_no_figures() -> None:
     seen: dict[str, list[Figures | None]] = {OURS: [took(1.0)], WGET: [None]}
     lines = list(report([Row(loss=0.01, seen=seen)]))
-    assert "| 1% | wget | gave up | | | |" in lines
+    assert "| 1% | wget | not done in 20 s | | | |" in lines
     assert "| 1% | unbrickd ≥ 1 × wget |  | not measured |" in lines
 
 
