@@ -30,7 +30,7 @@ void ub_fetch_document(struct unbrickd *ub)
 	f->part = NULL;
 	f->component = UB_RECORD_PART;
 	f->length = ub->offer_document_bytes;
-	memcpy(f->digest, ub->offer_digest, UB_DIGEST);
+	memcpy(ub->object_digest, ub->offer_digest, UB_DIGEST);
 	ub->holds_record = ub->is_compared = false;
 	ub->document_bytes = f->length;
 	begin(ub);
@@ -48,7 +48,7 @@ bool ub_fetch_component(struct unbrickd *ub, const struct unbrickd_part *part)
 	f->part = part;
 	f->component = part->id;
 	f->length = part->length;
-	ub_image_digest(ub, part, f->digest);
+	ub_image_digest(ub, part, ub->object_digest);
 	begin(ub);
 	return true;
 }
@@ -84,7 +84,7 @@ static int start(struct unbrickd *ub, const uint8_t *body)
 	if (body[UB_DATA_START_COMPONENT] != f->component ||
 	    ub_u32(body + UB_DATA_START_GENERATION) != ub->offer_generation ||
 	    ub_u32(body + UB_DATA_START_LENGTH) != f->length ||
-	    memcmp(body + UB_DATA_START_DIGEST, f->digest, UB_DIGEST))
+	    memcmp(body + UB_DATA_START_DIGEST, ub->object_digest, UB_DIGEST))
 		return UNBRICKD_E_OTHER_IMAGE;
 	f->ack_due = true;
 	if (f->started)
@@ -159,7 +159,7 @@ static int ask(struct unbrickd *ub)
 	ub_begin(ub, UB_DATA_REQUEST);
 	ub_add(ub, (uint32_t)f->component << 24 | f->max_block);
 	ub_add(ub, ub->offer_generation);
-	ub_add_octets(ub, f->digest, UB_DIGEST);
+	ub_add_octets(ub, ub->object_digest, UB_DIGEST);
 	ub_answer(ub);
 	return UNBRICKD_OK;
 }

@@ -450,14 +450,13 @@ uint64_t ub_receiver_timer(const struct ub_receiver *r);
 
 struct ub_fetch {
 	bool started, ack_due;
+	bool is_writing, is_second_try;	/* the erase block at the head, once it was verified */
 	uint8_t component;		/* id; 0: the document */
 	uint16_t transfer, max_block;	/* transfer: 0 if nothing is being fetched */
 	const struct unbrickd_part *part;	/* NULL: the document */
 	uint32_t length;
 	uint32_t done, rejected;	/* of segments */
-	bool is_writing, is_second_try;	/* the erase block at the head: it was verified, and so much of it written */
-	uint32_t written;
-	uint8_t digest[UB_DIGEST];
+	uint32_t written;		/* of it */
 };
 
 void ub_fetch_document(struct unbrickd *ub);
@@ -510,34 +509,31 @@ struct unbrickd {
 	uint8_t light;		/* enum unbrickd_light */
 	uint8_t state;		/* enum ub_state */
 	uint8_t setbacks, withdrawn, recorded_count;
+	struct ub_fetch fetch;
 
-	/* the memory behind this struct */
 	uint8_t *buffer;	/* the receiver's ring; else for erase blocks, the largest fits */
 	uint32_t buffer_bytes;
-	uint8_t *damage;	/* a bit per erase block of all components */
 	uint8_t *document;	/* what is being verified, installed or fetched */
-	uint32_t document_room, document_bytes;
-
-	/* the bootloader */
-	uint32_t half_bytes;	/* of the boot record */
-	uint32_t failed_generation;
-	int flash_failure;
+	uint32_t document_bytes;
 	struct unbrickd_checked checked;
-
-	/* the restore session */
 	uint16_t transfer, max_message;	/* transfer: the number of the last one begun */
 	uint32_t session;	/* 0: with none */
-	uint32_t payload_bytes;
 	uint32_t offer_generation, offer_document_bytes;
 	uint64_t retry_us, boot_anyway_us;	/* UNBRICKD_NEVER: not set */
 	uint64_t progress_us;
 	struct ub_repeater repeater;
-	struct ub_fetch fetch;
 	struct unbrickd_generation generation;	/* of the document, once it is opened */
+
+	uint32_t half_bytes;	/* of the boot record */
+	uint32_t document_room;
+	uint8_t *damage;	/* a bit per erase block of all components */
+	uint32_t failed_generation;
+	int flash_failure;
+	uint32_t payload_bytes;
 	uint8_t offer_digest[UB_DIGEST];
+	uint8_t object_digest[UB_DIGEST];	/* of what is being fetched */
 	struct ub_server server;
 	struct ub_receiver receiver;
-
 	struct ub_identity identity;
 	struct ub_record record;
 	uint8_t keys[UB_KEYS][UB_DIGEST];

@@ -46,12 +46,12 @@ void ub_session_start(struct unbrickd *ub)
 /* Ends. */
 
 /* Probe again; a server that vanished or was restarted may be back at any moment. */
-static void leave(struct unbrickd *ub, enum unbrickd_error why, bool refused, const struct ub_message *error)
+static void leave(struct unbrickd *ub, int why, const struct ub_message *error)
 {
 	struct unbrickd_event *event = ub_event(ub, UNBRICKD_SERVER_GIVEN_UP, &ub->server.peer);
 
-	event->u.given_up.why = why;
-	event->u.given_up.refused = refused;
+	event->u.given_up.why = (enum unbrickd_error)why;
+	event->u.given_up.refused = why <= UNBRICKD_E_MESSAGE;
 	if (error) {
 		event->u.given_up.code = ub_u16(error->body + UB_ERROR_CODE);
 		event->u.given_up.text_bytes = error->body[UB_ERROR_TEXT];
@@ -62,13 +62,13 @@ static void leave(struct unbrickd *ub, enum unbrickd_error why, bool refused, co
 }
 
 /* This server cannot help for now: look for another, come back to it later. */
-static void give_up(struct unbrickd *ub, enum unbrickd_error why, bool refused, const struct ub_message *error)
+static void give_up(struct unbrickd *ub, int why, const struct ub_message *error)
 {
 	uint32_t asked_s = error ? ub_u16(error->body + UB_ERROR_RETRY_S) : 0;
 
 	ub->setbacks = 0;
 	ub_discovery_avoid(ub, &ub->server.peer, asked_s ? asked_s : UB_AVOID_S);
-	leave(ub, why, refused, error);
+	leave(ub, why, error);
 }
 
 static void fail(struct unbrickd *ub, int error)
@@ -78,9 +78,9 @@ static void fail(struct unbrickd *ub, int error)
 		ub->state = UB_IDLE;
 	} else if (error <= UNBRICKD_E_SILENT && error > UNBRICKD_E_NOTHING_HELD && ub->setbacks < MAX_SETBACKS) {
 		ub->setbacks++;
-		leave(ub, (enum unbrickd_error)error, false, NULL);
+		leave(ub, error, NULL);
 	} else {
-		give_up(ub, (enum unbrickd_error)error, error <= UNBRICKD_E_MESSAGE, NULL);
+		give_up(ub, error, NULL);
 	}
 }
 
@@ -246,7 +246,7 @@ static int take_error(struct unbrickd *ub, const struct ub_message *m)
 	case UB_ERROR_NO_SESSION:
 		return UNBRICKD_E_AGAIN;
 	default:
-		give_up(ub, UNBRICKD_E_ERROR, false, m);
+		give_up(ub, UNBRICKD_E_ERROR, m);
 		return UNBRICKD_OK;
 	}
 }

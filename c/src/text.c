@@ -27,31 +27,31 @@ void ub_put_u32(uint8_t *at, uint32_t value)
 
 bool ub_is_utf8(const uint8_t *octets, uint32_t length)
 {
-	uint32_t at = 0;
+	const uint8_t *end = octets + length;
 
-	while (at < length) {
-		uint8_t first = octets[at++];
-		uint32_t code, lowest, more;
+	while (octets < end) {
+		uint8_t first = *octets++, lowest = 0x80, highest = 0xBF;
+		int more = (first >= 0xC2) + (first >= 0xE0) + (first >= 0xF0);
 
 		if (first < 0x80)
 			continue;
-		if (first < 0xC0 || first > 0xF4)
+		if (!more || first > 0xF4 || end - octets < more)
 			return false;
-		more = first >= 0xF0 ? 3 : first >= 0xE0 ? 2 : 1;
-		lowest = more == 3 ? 0x10000 : more == 2 ? 0x800 : 0x80;
-		code = first & (0x3Fu >> more);
-		if (length - at < more)
-			return false;
-		while (more--) {
-			uint8_t next = octets[at++];
+		/* Not overlong, no surrogate, not beyond Unicode (RFC 3629 §4): the second octet tells. */
+		if (first == 0xE0)
+			lowest = 0xA0;
+		if (first == 0xF0)
+			lowest = 0x90;
+		if (first == 0xED)
+			highest = 0x9F;
+		if (first == 0xF4)
+			highest = 0x8F;
+		for (; more; more--, lowest = 0x80, highest = 0xBF) {
+			uint8_t next = *octets++;
 
-			if ((next & 0xC0) != 0x80)
+			if (next < lowest || next > highest)
 				return false;
-			code = code << 6 | (next & 0x3F);
 		}
-		/* Overlong, a surrogate, or beyond Unicode (RFC 3629 §3). */
-		if (code < lowest || (code >= 0xD800 && code < 0xE000) || code > 0x10FFFF)
-			return false;
 	}
 	return true;
 }

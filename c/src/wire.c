@@ -105,7 +105,7 @@ void ub_begin(struct unbrickd *ub, enum ub_type type)
 {
 	ub->writer.length = 0;
 	ub_add(ub, (uint32_t)'u' << 24 | 'B' << 16 | UB_PROTOCOL_VERSION << 8 | type);
-	ub_add(ub, ub->fetch.transfer);
+	ub_add(ub, 0);
 	ub_add(ub, ub->session);
 	ub_add(ub, 0);
 }

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the core costs a bootloader: text, data, worst stack, RAM; per target, as its cross compiler makes it.
 
+Text: of all object files; and, for bootloaders built with link-time optimisation (U-Boot's CONFIG_LTO), of the program
+that is linked of them and of calls to every function of unbrickd.h, without the C library.
 Stack: the frames of -fcallgraph-info along the deepest chain of calls, the caller's own functions (flash, network,
 crypto of the table) not counted. RAM: all of `unbrickd_memory_bytes` but the document, which is the manifest. Exits 1
 if a budget is broken (issue BOOTLOADER): 16 KiB of Thumb-2 text without crypto; one erase block and 32 KiB of RAM.
@@ -61,6 +63,15 @@ WORDS = "words"
 _NODE = re.compile(r'node: \{ title: "([^"]+)" label: "[^"]*\\n(\d+) bytes \(static\)')
 _EDGE = re.compile(r'edge: \{ sourcename: "([^"]+)" targetname: "([^"]+)"')
 
+_PROTOTYPE = re.compile(r"^[a-z][^(;]*\b(unbrickd_\w+)\(", re.MULTILINE)
+_LINK = (
+    "-static",
+    "-nostdlib",
+    "-nostartfiles",
+    "-Wl,--entry=callers",
+    "-Wl,--gc-sections",
+    "-Wl,--unresolved-symbols=ignore-all",
+)
 _SECTION = re.compile(r"^\.(text|rodata|data|bss)\S*\s+(\d+)", re.MULTILINE)
 
 # Sizes of structures come out of the compiler as sizes of arrays, so that nothing needs to run on the target.
@@ -73,10 +84,11 @@ char ahead_[UB_AHEAD + UB_PAGE], shortest_[UB_SHORTEST_BLOCK];
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """Of one target, in bytes. text: of the core; ram: besides erase block and document, by layout."""
+    """Of one target, in bytes. text, lto: of the core; ram: besides erase block and document, by layout."""
 
     target: str
     text: int
+    lto: int
     words: int
     crypto: int
     data: int
@@ -118,6 +130,19 @@ def deepest_stack(graphs: list[Path]) -> tuple[int, str]:
     return size, " → ".join(name.rpartition(":")[2] for name in path if frames.get(name))
 
 
+def text_with_lto(target: str, directory: Path) -> int:
+    prefix, flags = TARGETS[target]
+    gcc = [f"{prefix}-gcc", *FLAGS, *flags]
+    names = [n for n in _PROTOTYPE.findall((ROOT / "include/unbrickd.h").read_text(encoding="utf-8")) if WORDS not in n]
+    calls = "".join(f"void {n}(void);\n" for n in names)
+    calls += f"void (*const volatile callers[])(void) = {{ {', '.join(names)} }};\n"
+    caller, linked = directory / "callers.o", directory / "linked"
+    subprocess.run([*gcc, "-x", "c", "-", "-c", "-o", caller], check=True, cwd=ROOT, input=calls, text=True)
+    sources = [source for source in sorted((ROOT / "src").glob("*.c")) if source.stem != WORDS]
+    subprocess.run([*gcc, "-flto", *_LINK, caller, *sources, "-o", linked], check=True, cwd=ROOT)
+    return sizes(prefix, [linked])[0]
+
+
 def measure(target: str, directory: Path) -> Cost:
     prefix, flags = TARGETS[target]
     gcc = [f"{prefix}-gcc", *FLAGS, *flags]
@@ -136,6 +161,7 @@ def measure(target: str, directory: Path) -> Cost:
     return Cost(
         target=target,
         text=text,
+        lto=text_with_lto(target, directory),
         words=sizes(prefix, words)[0],
         crypto=sizes(prefix, objects["crypto"])[0],
         data=data,
@@ -165,10 +191,13 @@ def main() -> int:
             print(json.dumps(asdict(cost)))
     else:
         rams = [f"RAM {size >> 10}K/{ring or '-'}" for size, ring in LAYOUTS]
-        print(f"{'':12} {'text':>6} {'words':>6} {'crypto':>6} {'data':>5} {'stack':>6}", *(f"{r:>12}" for r in rams))
+        print(
+            f"{'':12} {'text':>6} {'LTO':>6} {'words':>6} {'crypto':>6} {'data':>5} {'stack':>6}",
+            *(f"{r:>12}" for r in rams),
+        )
         for c in costs:
             ram = " ".join(f"{r:12}" for r in c.ram)
-            print(f"{c.target:12} {c.text:6} {c.words:6} {c.crypto:6} {c.data:5} {c.stack:6} {ram}")
+            print(f"{c.target:12} {c.text:6} {c.lto:6} {c.words:6} {c.crypto:6} {c.data:5} {c.stack:6} {ram}")
         print(f"stack: {costs[0].deepest}")
         print(
             "RAM: context, what is taken ahead, blocks, flights, map of damage; besides an erase block and the document"
