@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import Enum, auto
 
-from unbrickd.transfer.retry import Repeater
+from unbrickd.transfer.retry import FIRST_WAIT_S, Repeater
 from unbrickd.transfer.sender import Sender
 from unbrickd.wire import messages as m
 from unbrickd.wire.packet import BLOCK_OVERHEAD_BYTES, Message, encode, encode_blocks
@@ -73,7 +73,7 @@ class Upload:
         elif isinstance(message, m.BlockRequest):
             self._block_request(message, now_s)
         elif isinstance(message, m.DataEndAck):
-            self._end_ack(message, now_s)
+            self._end_ack(message)
 
     def outgoing(self, now_s: float) -> list[bytes]:
         """Messages that are due, at most BURST_BLOCKS DataBlocks among them. Raises UploadError, what `read` raises."""
@@ -103,6 +103,7 @@ class Upload:
         elif ack.block_bytes < self._block_bytes:
             self._block_bytes = ack.block_bytes
             self._sender = Sender(length_bytes=self._start.length_bytes, block_bytes=ack.block_bytes)
+            self._end = None
             self._await_requests(now_s)
 
     def _block_request(self, request: m.BlockRequest, now_s: float) -> None:
@@ -114,15 +115,14 @@ class Upload:
         if self._sender.pending:
             self._await_requests(now_s)
 
-    def _end_ack(self, ack: m.DataEndAck, now_s: float) -> None:
+    def _end_ack(self, ack: m.DataEndAck) -> None:
+        """Incomplete is no news: either the server asks for more, or this was of an earlier DataEnd."""
         if self._sender is None:
             return
         if ack.status is m.EndStatus.VERIFIED:
             self._finish(committed=ack.committed)
         elif ack.status is m.EndStatus.REFUSED:
             raise UploadError("what arrived was not what was announced")
-        elif self._state is _State.ENDING:
-            self._await_requests(now_s)
 
     def _await_requests(self, now_s: float) -> None:
         self._state = _State.SENDING
@@ -155,6 +155,10 @@ class Upload:
             self._state = _State.ENDING
             self._repeater = Repeater(now_s=now_s)
             messages += self._repeat(self._end, now_s)
+        elif self._end is not None and not sender.pending:
+            # All was asked for before, so this may be the last that the server needs, if what came late was not lost.
+            self._state = _State.ENDING
+            self._repeater = Repeater(now_s=now_s + FIRST_WAIT_S)
         return messages
 
     def _repeat(self, message: Message, now_s: float) -> list[bytes]:

@@ -72,10 +72,31 @@ def test_upload_incomplete_goes_on_with_what_is_asked_for() -> None:
     u = begun()
     u.receive(ask(1, (0, 10), last=True), 0.0)
     assert len(said(u, 0.0)) == 2
-    u.receive(m.DataEndAck(status=m.EndStatus.INCOMPLETE), 9.0)
-    assert said(u, 12.0) == [], "it is the server's turn"
-    u.receive(ask(2, (0, 10), last=True), 13.0)
-    assert said(u, 13.0)[-1] == m.DataEnd(request=2, blocks_sent=2)
+    u.receive(m.DataEndAck(status=m.EndStatus.INCOMPLETE), 0.1)
+    assert said(u, 0.1) == [], "it is the server's turn"
+    u.receive(ask(2, (0, 10), last=True), 0.2)
+    assert said(u, 0.2)[-1] == m.DataEnd(request=2, blocks_sent=2)
+
+
+def test_upload_incomplete_of_an_earlier_data_end_does_not_end_the_repeating_of_the_last() -> None:
+    u = begun()
+    u.receive(ask(1, (0, 10), last=True), 0.0)
+    assert len(said(u, 0.0)) == 2
+    u.receive(ask(2, (0, 10), last=True), 0.01)
+    assert said(u, 0.01)[-1] == m.DataEnd(request=2, blocks_sent=2), "it is lost"
+    u.receive(m.DataEndAck(status=m.EndStatus.INCOMPLETE), 0.02)
+    assert u.timer() == pytest.approx(0.26)
+    assert said(u, 0.26) == [m.DataEnd(request=2, blocks_sent=2)]
+
+
+def test_upload_after_a_block_that_was_asked_for_again_repeats_data_end() -> None:
+    u = begun()
+    u.receive(ask(1, (0, 20), last=True), 0.0)
+    assert len(said(u, 0.0)) == 2
+    u.receive(ask(2, (0, 10)), 0.01)  # of two requests, the last of which is lost, while its block came late
+    assert said(u, 0.01) == [m.DataBlock(request=2, offset_bytes=0, payload=IMAGE[:10])]
+    assert u.timer() == pytest.approx(0.26)
+    assert said(u, 0.26) == [m.DataEnd(request=1, blocks_sent=1)]
 
 
 def test_upload_request_that_came_twice_is_served_once_and_data_end_goes_on_being_repeated() -> None:
