@@ -356,7 +356,7 @@ struct ub_window {
 	uint8_t backoff;
 	bool starting, limited;
 	uint32_t next_place;		/* of the next block asked for: its number in the order of request */
-	uint32_t round_ends_at, counts_from;
+	uint32_t round_ends_at, counts_from, run_ends_at;
 	uint32_t shortest_us, last_us, base_us;	/* last: the shortest of the round before (window.py says why it counts) */
 	uint32_t before_q8[2];		/* of the two rounds before: the older one made the delay that is seen now */
 	uint32_t calm_rounds;

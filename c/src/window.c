@@ -19,9 +19,10 @@
 #define LOSS_MEMORY 256u	/* blocks that loss is averaged over */
 #define USUAL_MEMORY 4096u	/* the usual loss is forgotten so slowly */
 #define ONE_Q20 (1u << 20)
-#define EXCESS_LOSS_Q20 (ONE_Q20 / 64 * 3)	/* loss over 5/4 of the usual that adds up to an alarm */
+#define EXCESS_LOSS_Q20 (ONE_Q20 / 64)	/* loss over 5/4 of the usual that adds up to an alarm */
 #define START_EXCESS_LOSS_Q20 (ONE_Q20 / 4)	/* while the window doubles each round */
-#define ALARM_BLOCKS 4u		/* so many more lost than that, and a quarter of the window */
+#define ALARM_BLOCKS 1u		/* so many more lost than that, and an eighth of the window; twice that at the start */
+#define RUN_BLOCKS 4u		/* losses so close, or within an eighth of the window, count as one: a lost request */
 #define TRIAL_BLOCKS 128u
 #define TRIAL_LOSSES 8u		/* a trial lasts until so many are to be expected if they are random */
 #define CALM_SHIFT 9		/* 50 rounds after the last overflow the window grows by a block a round */
@@ -124,12 +125,13 @@ static void end_trial(struct ub_window *w)
 {
 	uint32_t loss_q20 = part_lost_q20(w), size_q8 = w->trial_size_q8;
 
-	if (loss_q20 <= ub_max(w->usual_loss_q20 + EXCESS_LOSS_Q20 / 2, w->trial_loss_q20 / 4)) {
-		size_q8 = fitted(w, size_q8 - size_q8 / 16);
+	if (loss_q20 < w->trial_loss_q20 / 4) {
+		size_q8 = fitted(w, size_q8 / 4 * 3);
 		w->starting = false;
 		w->calm_rounds = 0;
 	}
 	resize(w, size_q8);
+	w->before_q8[0] = w->before_q8[1] = w->size_q8;
 	w->usual_loss_q20 = ub_min(loss_q20, w->trial_loss_q20);
 	forget_losses(w, w->next_place + 2 * ub_window_blocks(w));
 }
@@ -137,6 +139,11 @@ static void end_trial(struct ub_window *w)
 static void count(struct ub_window *w, uint32_t place, uint32_t lost)
 {
 	w->loss_q20 += lost * (ONE_Q20 / LOSS_MEMORY) - w->loss_q20 / LOSS_MEMORY;
+	if (lost && !w->starting) {
+		if (place < w->run_ends_at)
+			return;
+		w->run_ends_at = place + ub_min(RUN_BLOCKS, ub_pieces(w->size_q8, 8 << 8));
+	}
 	if (place < w->counts_from)
 		return;
 	w->counted++;
@@ -151,7 +158,7 @@ static void count(struct ub_window *w, uint32_t place, uint32_t lost)
 				   (w->starting ? START_EXCESS_LOSS_Q20 : EXCESS_LOSS_Q20));
 	if (w->excess_q20 <= 0)
 		forget_losses(w, w->counts_from);
-	else if ((uint32_t)w->excess_q20 >> 12 > (ALARM_BLOCKS << 8) + w->size_q8 / 4)
+	else if ((uint32_t)w->excess_q20 >> 12 > ((ALARM_BLOCKS << 8) + w->size_q8 / 8) << w->starting)
 		begin_trial(w);
 }
 
@@ -179,7 +186,7 @@ static void end_round(struct ub_window *w)
 	} else if (limited && !w->trial_left) {
 		w->calm_rounds = ub_min(w->calm_rounds + 1, 255);
 		grown_q8 = w->calm_rounds * w->calm_rounds * w->calm_rounds >> CALM_SHIFT;
-		resize(w, ub_min(room_q8, w->size_q8 + ub_min(grown_q8, w->size_q8 / 4)));
+		resize(w, ub_min(room_q8, w->size_q8 + ub_min(grown_q8, w->size_q8 / 16)));
 	}
 }
 

@@ -92,12 +92,14 @@ def test_transfer_to_small_ring_reaches_what_the_card_takes(ring: int, least: fl
     assert got.waste <= most_waste
 
 
+@pytest.mark.parametrize("jitter_ms", [0, 0.2])
 @pytest.mark.parametrize("queue_kib", [12, 30])
-def test_transfer_beside_tcp_shares_a_short_queue(queue_kib: int) -> None:
+def test_transfer_beside_tcp_shares_a_short_queue(queue_kib: int, jitter_ms: float) -> None:
     link = Link(rate_mbit=100, rtt_ms=1, queue_bytes=queue_kib << 10)
-    got = transferred(link, seed=1, beside_tcp=True)
+    got = transferred(link, seed=1, jitter_ms=jitter_ms, beside_tcp=True)
     assert 0.3 <= got.goodput <= 0.7
     assert 0.3 <= got.tcp <= 0.7
+    assert got.waste <= 1.05
 
 
 @pytest.mark.parametrize("jitter_ms", [2, 6])

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from functools import partial
+from itertools import takewhile
 
 from unbrickd.sim.link import Host, Pipe, Timeline
 from unbrickd.transfer.receiver import Receiver
@@ -117,65 +118,110 @@ class Transfer:
 
 
 class TcpFlow:
-    """A long TCP download: CUBIC (RFC 9438) with SACK, recovery once a round trip, and a tail probe (RFC 8985).
+    """A long TCP download as Linux does it: CUBIC (RFC 9438) with SACK, once a round trip; every second segment
+    acknowledged (RFC 5681 §4.2); a third of the window sent at once (tcp_tso_win_divisor), which a short queue has no
+    room for; and 200 ms of silence when a retransmission, or all of a small window, is lost.
 
-    Loss is seen by later arrivals, for here nothing is reordered. Acknowledgements are one a packet and never lost.
+    Loss is seen by later arrivals, for here nothing is reordered. Acknowledgements are never lost.
     """
 
     SEGMENT_BYTES = 1448
     HEADERS_BYTES = 52
     BETA, C = 0.7, 0.4
+    BURSTS = 3
+    DELAYED_S = 0.04
+    MIN_RTO_S = 0.2
 
-    def __init__(self, timeline: Timeline, *, forth: Pipe, back: Pipe) -> None:
+    def __init__(self, timeline: Timeline, *, forth: Pipe, back: Pipe, sending: Host | None = None) -> None:
         self._timeline = timeline
         self._forth, self._back = forth, back
+        self._sending = sending or Host(timeline)
         self.window = 10.0
         self._threshold = float("inf")
         self._w_max = 0.0
         self._w_reno = 0.0
         self._epoch_s = 0.0
-        self._next = 0
+        self._sent = 0
         self._recover = 0
-        self._flights: OrderedDict[int, float] = OrderedDict()
-        self._srtt_s = 0.1
-        self._last_ack_s = 0.0
+        self._flights: OrderedDict[int, tuple[int, float]] = OrderedDict()
+        """By number of transmission: the segment, and when."""
+        self._next_segment = 0
+        self._lost: list[int] = []
+        self._srtt_s, self._variation_s = 0.1, 0.05
+        self._armed_s = 0.0
+        self._probed = False
+        self._expected = 0
+        self._early: set[int] = set()
+        self._unacknowledged: list[int] = []
         self.delivered_bytes = 0
         timeline.at(timeline.now_s, self._send)
-        timeline.at(timeline.now_s + 0.2, self._probe)
+
+    # The sender
+
+    @property
+    def _recovers(self) -> bool:
+        return bool(self._flights) and next(iter(self._flights)) < self._recover
 
     def _send(self, now_s: float) -> None:
-        while len(self._flights) < max(1, int(self.window)):
-            number = self._next
-            self._next += 1
-            self._flights[number] = now_s
-            self._forth.send(self.SEGMENT_BYTES + self.HEADERS_BYTES, partial(self._arrived, number))
-
-    def _arrived(self, number: int, _now_s: float) -> None:
-        self.delivered_bytes += self.SEGMENT_BYTES
-        self._back.send(self.HEADERS_BYTES, partial(self._acknowledged, number))
-
-    def _acknowledged(self, number: int, now_s: float) -> None:
-        sent_s = self._flights.pop(number, None)
-        self._last_ack_s = now_s
-        if sent_s is None:
+        room = max(1, int(self.window)) - len(self._flights)
+        if self._flights and not self._recovers and room < int(self.window) // self.BURSTS:
             return
-        rtt_s = now_s - sent_s
-        self._srtt_s += (rtt_s - self._srtt_s) / 8
-        lost = []
-        for n in self._flights:
-            if n > number:
-                break
-            lost.append(n)
-        for n in lost:
-            del self._flights[n]
-        if lost and lost[-1] >= self._recover:
-            self._reduce(now_s)
-        elif number >= self._recover:
-            self._grow(now_s)
+        for _ in range(room):
+            self._transmit(now_s)
+
+    def _transmit(self, now_s: float) -> None:
+        if self._lost:
+            segment = self._lost.pop(0)
+        else:
+            segment, self._next_segment = self._next_segment, self._next_segment + 1
+        self._flights[self._sent] = segment, now_s
+        size = self.SEGMENT_BYTES + self.HEADERS_BYTES
+        self._forth.send(size, partial(self._arrived, self._sent, segment))
+        self._sent += 1
+        self._arm(now_s)
+
+    def _acknowledged(self, numbers: list[int], now_s: float) -> None:
+        for number in numbers:
+            flight = self._flights.pop(number, None)
+            if flight is None:
+                continue
+            rtt_s = now_s - flight[1]
+            self._variation_s += (abs(rtt_s - self._srtt_s) - self._variation_s) / 4
+            self._srtt_s += (rtt_s - self._srtt_s) / 8
+            lost = list(takewhile(number.__gt__, self._flights))
+            self._lost += [self._flights.pop(n)[0] for n in lost]
+            if lost and lost[-1] >= self._recover:
+                self._reduce(now_s)
+            elif number >= self._recover:
+                self._grow(now_s)
+        self._probed = False
+        self._arm(now_s)
+        self._send(now_s)
+
+    def _arm(self, now_s: float) -> None:
+        """Of the probe for a lost tail (RFC 8985 §7.2) or, while it recovers and after that, of the RTO (RFC 6298)."""
+        alone_s = self.MIN_RTO_S if len(self._flights) == 1 else 0.002
+        wait_s = 2 * self._srtt_s + alone_s
+        if self._probed or self._recovers:
+            wait_s = self._srtt_s + max(4 * self._variation_s, self.MIN_RTO_S)
+        self._armed_s = now_s + wait_s
+        self._timeline.at(self._armed_s, self._time_out)
+
+    def _time_out(self, now_s: float) -> None:
+        if now_s < self._armed_s or not self._flights:
+            return
+        if not self._probed and not self._recovers:
+            self._probed = True
+            self._transmit(now_s)
+            return
+        self._lost = [segment for segment, _ in self._flights.values()] + self._lost
+        self._flights.clear()
+        self._reduce(now_s)
+        self.window = 1.0
         self._send(now_s)
 
     def _reduce(self, now_s: float) -> None:
-        self._recover = self._next
+        self._recover = self._sent
         self._w_max = self.window if self.window > self._w_max else self.window * (1 + self.BETA) / 2
         self.window = self._threshold = self._w_reno = max(self.window * self.BETA, 2.0)
         self._epoch_s = now_s
@@ -192,10 +238,25 @@ class TcpFlow:
         if target > self.window:
             self.window += (target - self.window) / self.window if target != self._w_reno else target - self.window
 
-    def _probe(self, now_s: float) -> None:
-        """Nothing was acknowledged for two round trips: the tail was lost."""
-        if self._flights and now_s - self._last_ack_s > max(2 * self._srtt_s, 0.002):
-            self._flights.clear()
-            self._reduce(now_s)
-            self._send(now_s)
-        self._timeline.at(now_s + max(self._srtt_s, 0.002), self._probe)
+    # The receiver
+
+    def _arrived(self, number: int, segment: int, now_s: float) -> None:
+        if segment >= self._expected and segment not in self._early:
+            self._early.add(segment)
+            self.delivered_bytes += self.SEGMENT_BYTES
+        while self._expected in self._early:
+            self._early.remove(self._expected)
+            self._expected += 1
+        self._unacknowledged.append(number)
+        if self._early or len(self._unacknowledged) == 2:
+            self._acknowledge(now_s)
+        else:
+            self._timeline.at(now_s + self.DELAYED_S, partial(self._delayed, number))
+
+    def _delayed(self, number: int, now_s: float) -> None:
+        if number in self._unacknowledged:
+            self._acknowledge(now_s)
+
+    def _acknowledge(self, _now_s: float) -> None:
+        numbers, self._unacknowledged = self._unacknowledged, []
+        self._back.send(self.HEADERS_BYTES, self._sending.receives(partial(self._acknowledged, numbers)))

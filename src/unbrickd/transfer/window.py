@@ -21,23 +21,30 @@ NEAR_S = 0.003
 """Where a round trip is shorter, waiting for more blocks to ask for costs nothing."""
 SLACK_S = 0.006
 """Queueing that is never held against the path: scheduling and interrupts of both ends."""
-EXCESS_LOSS = 3 / 64
+EXCESS_LOSS = 1 / 64
 EXCESS_PART = 0.25
 START_EXCESS_LOSS = 0.25
 """Loss over the usual, and over this part of it more, that adds up to an alarm (a CUSUM test, Page 1954). While the
 window doubles, an overflow loses half of a round at once, and less is left to the delay to find."""
-ALARM_BLOCKS = 4
-ALARM_PART = 4
-"""The alarm: so many more were lost than that, and this part of the window: of two requests, if they were lost."""
+ALARM_BLOCKS = 1
+ALARM_PART = 8
+"""The alarm: so many more were lost than that, and this part of the window, so that a large one, which random loss is
+to leave alone, waits longer. Twice that while the window doubles."""
+RUN_BLOCKS = 4
+"""Losses so close to each other, or within an eighth of the window, count as one: a lost request loses many blocks."""
 TRIAL_BLOCKS = 128
 TRIAL_LOSSES = 8
 """A trial lasts until so many losses are to be expected if they are random, or for so many blocks at most."""
+STAYING_PART = 0.25
+"""The loss stays if this part of those to be expected comes."""
 LOSS_MEMORY_BLOCKS = 256
 """Blocks that `loss` is averaged over."""
 USUAL_MEMORY_BLOCKS = 4096
 """The usual loss is forgotten so slowly: the path may get better."""
-SHRINK = 15 / 16
-"""After an overflow: this part of what fitted through."""
+SHRINK = 0.75
+"""After an overflow: this part of what fitted through. TCP's is 0.7 (RFC 9438 §4.6)."""
+GROWTH_PART = 16
+"""The window grows by this part of itself in a round at most: what it does shows two rounds later."""
 CALM_ROUNDS = 50
 """Since the last overflow, until the window grows by one block a round; as CUBIC, slowly near where it overflowed."""
 CALM_FOR_EVER = 2 * CALM_ROUNDS
@@ -78,6 +85,7 @@ class Window:
         self._counts_from = 0
         self._excess = 0.0
         self._counted = self._lost = 0
+        self._run_ends_at = 0.0
         # Of the trial: blocks to come, and what was before it.
         self._trial_left = 0
         self._before = 0.0
@@ -148,10 +156,14 @@ class Window:
             self._resize(room)
         elif limited and not self._trial_left:
             self._calm_rounds += 1
-            self._resize(min(room, self._size + min((self._calm_rounds / CALM_ROUNDS) ** 3, self._size / 4)))
+            self._resize(min(room, self._size + min((self._calm_rounds / CALM_ROUNDS) ** 3, self._size / GROWTH_PART)))
 
     def _count(self, place: int, *, lost: int) -> None:
         self.loss += (lost - self.loss) / LOSS_MEMORY_BLOCKS
+        if lost and not self._starting:
+            if place < self._run_ends_at:
+                return
+            self._run_ends_at = place + min(RUN_BLOCKS, self._size / 8)
         if place < self._counts_from:
             return
         self._counted += 1
@@ -166,7 +178,7 @@ class Window:
         self._excess += lost - self._usual_loss * (1 + EXCESS_PART) - excess_loss
         if self._excess <= 0:
             self._forget_losses(from_place=self._counts_from)
-        elif self._excess > ALARM_BLOCKS + self._size / ALARM_PART:
+        elif self._excess > (ALARM_BLOCKS + self._size / ALARM_PART) * (1 + self._starting):
             self._begin_trial()
 
     def _forget_losses(self, *, from_place: int) -> None:
@@ -182,12 +194,12 @@ class Window:
 
     def _end_trial(self) -> None:
         loss = self._lost / self._counted
-        stays = loss > max(self._usual_loss + EXCESS_LOSS / 2, self._before_loss / 4)
         self._usual_loss = min(loss, self._before_loss)
-        if stays:
+        if loss >= self._before_loss * STAYING_PART:
             self._resize(self._before)
         else:
             self._resize(self._before * (1 - self._before_loss) * SHRINK)
             self._starting = False
             self._calm_rounds = 0
+        self._sizes = (self._size, self._size)
         self._forget_losses(from_place=self._next_place + GRACE_WINDOWS * self.blocks)
