@@ -50,9 +50,11 @@ class LoopbackDevice(TracedDevice):
         return decode(self.socket.recv(1 << 16)).message
 
     def say(self, message: Message, *, transfer: int = 0, session: int | None = None) -> list[Packet]:
-        """The next message is the answer."""
+        """The next message of this transfer is the answer; DataEnd-Acks of the one before may still come."""
         self.send(message, transfer)
-        return [decode(self.socket.recv(1 << 16))]
+        while (packet := decode(self.socket.recv(1 << 16))).transfer != transfer:
+            pass
+        return [packet]
 
     def send_all(self, component_id: int, transfer: int) -> None:
         """From DataStart to DataEnd; its answer is left to be heard."""

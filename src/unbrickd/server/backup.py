@@ -45,8 +45,8 @@ class BackupSession:
         self._ack: m.BackupAck | None = None
         self._has_blocks = False
         """Blocks have come of late: more may be asked for once all that have come with them are taken."""
-        self._is_syncing = self._is_asked = self._is_suspended = False
-        """What came whole is being made durable; meanwhile the device asked whether it is; or the session has ended."""
+        self._is_syncing = self._is_suspended = False
+        """What came whole is being made durable; meanwhile the session has ended."""
 
     @property
     def at_rest(self) -> bool:
@@ -124,7 +124,7 @@ class BackupSession:
             case m.Backup():
                 self._repeat_ack(message)
             case m.DataStart() | m.DataBlock() | m.DataEnd() if self._is_syncing:
-                self._is_asked = self._is_asked or isinstance(message, m.DataEnd)
+                return  # the answer comes when that is over
             case m.DataStart():
                 self._start(transfer, message, now_s)
             case m.DataBlock():
@@ -239,8 +239,7 @@ class BackupSession:
         self._keep(m.DataEndAck(status=m.EndStatus.VERIFIED), now_s)
 
     def _keep(self, ack: m.DataStartAck | m.DataEndAck, now_s: float) -> None:
-        """What is being received is whole: once it is durable too, store it. Answer when it is asked for."""
-        self._is_asked = isinstance(ack, m.DataStartAck)
+        """What is being received is whole: once it is durable too, store it and say so, as DataEnd may be lost."""
         if not isinstance(self._sink, ImageSink):
             self._store(ack, now_s)
             return
@@ -278,8 +277,7 @@ class BackupSession:
             self._ended[incoming.transfer] = m.DataEndAck(status=m.EndStatus.REFUSED)
             raise
         self._ended[incoming.transfer] = ack
-        if self._is_asked:
-            self._send_ended(incoming.transfer)
+        self._send_ended(incoming.transfer)
 
     def _commit(self, sealed: SealedGeneration, now_s: float) -> None:
         """Last of all, because a generation must not show before everything it names is held."""

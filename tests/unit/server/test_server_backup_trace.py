@@ -162,6 +162,20 @@ def test_backup_of_two_sessions_newer_wins_and_the_older_hears_of_it(lab: Traced
     assert device.upload(CONFIG, 3)[1].committed
 
 
+def test_backup_that_is_whole_is_acknowledged_without_a_data_end(lab: TracedServer, device: TracedDevice) -> None:
+    device.make(1, FIRMWARE_1, CONFIG_1)
+    device.probe()
+    device.ask(device.backup(), m.BackupAck)
+    device.upload(GENERATION_OBJECT_ID, 1)
+    _, *asked = device.say(device.data_start(FIRMWARE), transfer=2)
+    for packet in asked:
+        if isinstance(packet.message, m.BlockRequest):
+            packet.message.last = False
+    moved, answers = device.send_blocks(FIRMWARE, 2, asked)
+    assert moved == len(FIRMWARE_1)
+    assert [p.message for p in answers] == [m.DataEndAck(status=m.EndStatus.VERIFIED)]
+
+
 def test_backup_lost_blocks_are_requested_again_in_time(lab: TracedServer, device: TracedDevice) -> None:
     device.make(1, FIRMWARE_1, CONFIG_1)
     device.probe()
