@@ -158,7 +158,7 @@ static void probe(struct unbrickd *ub)
 	struct ub_discovery *d = &ub->discovery;
 	uint32_t i;
 
-	d->probe_us = ub->now_us + UB_FIRST_WAIT;
+	d->probe_us = ub->now_us + UB_PROBE_WAIT;
 	ub_begin(ub, UB_PROBE);
 	ub_add_octets(ub, ub->identity.device_id, UB_DEVICE_ID);
 	ub_add_octets(ub, d->nonce, UB_NONCE);

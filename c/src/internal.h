@@ -300,8 +300,9 @@ int ub_install_finish(struct unbrickd *ub);
 
 /* --- repeater.c: requests that are repeated, protocol.md §6 --- */
 
-#define UB_FIRST_WAIT (UB_SECOND / 4)
-#define UB_TRIES 8
+#define UB_FIRST_WAIT (UB_SECOND / 10)	/* for the answer of a server that is known */
+#define UB_PROBE_WAIT (UB_SECOND / 4)
+#define UB_TRIES 9
 #define UB_FOR_EVER 0xFF
 
 /* Of the one request that is repeated at a time. */

@@ -329,8 +329,8 @@ uint32_t ub_receiver_request(struct ub_receiver *r)
 		return 0;
 	r->request++;
 	r->armed_us = (uint32_t)r->storage.ub->now_us;
-	/* last; the DataEnd wants a place in our ring too */
-	head[4] = !r->lost_count && r->asked == r->stream_bytes && r->flight_count < r->window.max_blocks;
+	/* last; if our ring is full, it has no place for the DataEnd */
+	head[4] = !r->lost_count && r->asked == r->stream_bytes && r->flight_count != r->storage.ub->config->ring_frames;
 	head[5] = (uint8_t)ranges;
 	return ub_window_is_lossy(&r->window) ? 2 : 1;
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later OR BSD-2-Clause */
-/* A request sent at once, then after 0.25 s, doubling to 2 s, a number of times: spec/protocol.md §6. */
+/* A request sent at once, then after 0.1 s (a Probe 0.25), doubling to 2 s, a number of times: spec/protocol.md §6. */
 #include "internal.h"
 
 #define LONGEST_WAIT (2 * UB_SECOND)
@@ -7,7 +7,7 @@
 void ub_repeater_start(struct unbrickd *ub, uint64_t due_us, uint8_t tries)
 {
 	ub->repeater.due_us = due_us;
-	ub->repeater.wait_us = UB_FIRST_WAIT;
+	ub->repeater.wait_us = tries == UB_FOR_EVER ? UB_PROBE_WAIT : UB_FIRST_WAIT;
 	ub->repeater.left = tries;
 }
 

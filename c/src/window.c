@@ -25,8 +25,8 @@
 #define RUN_BLOCKS 4u		/* losses so close, or within an eighth of the window, count as one: a lost request */
 #define TRIAL_BLOCKS 128u
 #define TRIAL_LOSSES 8u		/* a trial lasts until so many are to be expected if they are random */
-#define CALM_SHIFT 9		/* 50 rounds after the last overflow the window grows by a block a round */
-#define CALM_FOR_EVER 100	/* before the first: delay ended the doubling, maybe a busy host's */
+#define CALM_SHIFT 13		/* 128 rounds after the last overflow the window grows by a block a round */
+#define CALM_FOR_EVER 255	/* before the first: delay ended the doubling, maybe a busy host's */
 #define LOSSY_Q20 (ONE_Q20 / 200)	/* from here on each request is sent twice; the sender serves it once */
 
 static void resize(struct ub_window *w, uint32_t size_q8)
@@ -126,7 +126,7 @@ static void end_trial(struct ub_window *w)
 	uint32_t loss_q20 = part_lost_q20(w), size_q8 = w->trial_size_q8;
 
 	if (loss_q20 < w->trial_loss_q20 / 4) {
-		size_q8 = fitted(w, size_q8 / 4 * 3);
+		size_q8 = fitted(w, size_q8 / 5 * 3);
 		w->starting = false;
 		w->calm_rounds = 0;
 	}

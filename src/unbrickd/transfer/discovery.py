@@ -2,7 +2,7 @@
 """Finding a server: Probe until a Probe-Ack comes, then choose (spec/protocol.md §1, §4.1, §4.2, §6).
 
 Used by agent and recovery alike. Knows no sockets: the targets it is given are where Probes go, and every address that
-announced itself lately. Whatever servers do, Probes stay FIRST_WAIT_S apart, and everything kept of them is bounded.
+announced itself lately. Whatever servers do, Probes stay PROBE_WAIT_S apart, and everything kept of them is bounded.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from unbrickd.errors import RemoteProtocolError
 from unbrickd.model.peer import Datagram, Peer
-from unbrickd.transfer.retry import FIRST_WAIT_S, Repeater
+from unbrickd.transfer.retry import PROBE_WAIT_S, Repeater
 from unbrickd.wire import messages as m
 from unbrickd.wire.framing import VERSION, Octets
 from unbrickd.wire.packet import Message, decode, encode
@@ -89,7 +89,9 @@ class Discovery:
         self._found: list[FoundServer] = []
         self._choose_at_s: float | None = None
         self._nonce = self._entropy(m.NONCE_BYTES)
-        self._repeater = Repeater(now_s=max(now_s, self._probed_s + FIRST_WAIT_S), tries=self._tries)
+        self._repeater = Repeater(
+            now_s=max(now_s, self._probed_s + PROBE_WAIT_S), tries=self._tries, first_wait_s=PROBE_WAIT_S
+        )
 
     def avoid(self, peer: Peer, *, now_s: float, for_s: float = AVOID_S) -> None:
         """Pass this server over for a while."""
@@ -110,7 +112,7 @@ class Discovery:
 
     def _announce(self, peer: Peer, now_s: float) -> None:
         if peer not in self._announced:
-            self._repeater.hurry(max(now_s, self._probed_s + FIRST_WAIT_S))
+            self._repeater.hurry(max(now_s, self._probed_s + PROBE_WAIT_S))
         self._announced.pop(peer, None)
         self._announced[peer] = None
         if len(self._announced) > MAX_ANNOUNCED:

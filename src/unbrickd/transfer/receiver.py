@@ -131,6 +131,7 @@ class Receiver:
         self._next_place = 0
         self._newest_place = -1
         self._max_window = max(1, min(max_window_blocks, MAX_PENDING_BYTES // block_bytes))
+        self._ring_frames = ring_frames
         self._window = Window(max_blocks=self._max_window, ring_blocks=ring_frames)
         self._rtt = RttEstimator()
         self._reordering_places = MIN_REORDERING_PLACES
@@ -387,6 +388,6 @@ class Receiver:
         self._unserved.append((self._next_place - 1, len(ranges)))
         self.stats.requests_sent += 1
         self.stats.blocks_requested += blocks
-        # The DataEnd wants a place in the device's ring too.
-        last = not self._lost and self._next_at == self._starts[-1] and len(self._flights) < self._max_window
+        # If the device's ring is full, it has no place for the DataEnd.
+        last = not self._lost and self._next_at == self._starts[-1] and len(self._flights) != self._ring_frames
         return BlockRequest(request=request, last=last, ranges=tuple(ranges))

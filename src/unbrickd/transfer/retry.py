@@ -3,20 +3,23 @@
 
 from __future__ import annotations
 
-FIRST_WAIT_S = 0.25
+FIRST_WAIT_S = 0.1
+"""For the answer of a server that is known."""
+PROBE_WAIT_S = 0.25
+"""For that of whoever is there."""
 LONGEST_WAIT_S = 2.0
-TRIES = 8
+TRIES = 9
 
 
 class Repeater:
-    """A request sent at once, then after 0.25 s, doubling to 2 s, `tries` times in all; None: for ever.
+    """A request sent at once, then after `first_wait_s`, doubling to 2 s, `tries` times in all; None: for ever.
 
     `jitter` (0 to 1, from a random source) moves each wait by up to ± 20 %, so that a street does not ask in step.
     """
 
-    def __init__(self, *, now_s: float, tries: int | None = TRIES) -> None:
+    def __init__(self, *, now_s: float, tries: int | None = TRIES, first_wait_s: float = FIRST_WAIT_S) -> None:
         self._left = tries
-        self._wait_s = FIRST_WAIT_S
+        self._wait_s = first_wait_s
         self._due_s = now_s
 
     @property

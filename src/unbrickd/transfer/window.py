@@ -41,11 +41,11 @@ LOSS_MEMORY_BLOCKS = 256
 """Blocks that `loss` is averaged over."""
 USUAL_MEMORY_BLOCKS = 4096
 """The usual loss is forgotten so slowly: the path may get better."""
-SHRINK = 0.75
-"""After an overflow: this part of what fitted through. TCP's is 0.7 (RFC 9438 §4.6)."""
+SHRINK = 0.6
+"""After an overflow: this part of what fitted through. TCP's is 0.7 (RFC 9438 §4.6), and it waits for timers too."""
 GROWTH_PART = 16
 """The window grows by this part of itself in a round at most: what it does shows two rounds later."""
-CALM_ROUNDS = 50
+CALM_ROUNDS = 128
 """Since the last overflow, until the window grows by one block a round; as CUBIC, slowly near where it overflowed."""
 CALM_FOR_EVER = 2 * CALM_ROUNDS
 """Before the first: what ended the doubling was delay, which may have been a busy host's."""

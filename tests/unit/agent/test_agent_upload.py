@@ -72,8 +72,8 @@ def test_upload_incomplete_goes_on_with_what_is_asked_for() -> None:
     u = begun()
     u.receive(ask(1, (0, 10), last=True), 0.0)
     assert len(said(u, 0.0)) == 2
-    u.receive(m.DataEndAck(status=m.EndStatus.INCOMPLETE), 0.1)
-    assert said(u, 0.1) == [], "it is the server's turn"
+    u.receive(m.DataEndAck(status=m.EndStatus.INCOMPLETE), 0.05)
+    assert said(u, 0.05) == [], "it is the server's turn"
     u.receive(ask(2, (0, 10), last=True), 0.2)
     assert said(u, 0.2)[-1] == m.DataEnd(request=2, blocks_sent=2)
 
@@ -85,8 +85,8 @@ def test_upload_incomplete_of_an_earlier_data_end_does_not_end_the_repeating_of_
     u.receive(ask(2, (0, 10), last=True), 0.01)
     assert said(u, 0.01)[-1] == m.DataEnd(request=2, blocks_sent=2), "it is lost"
     u.receive(m.DataEndAck(status=m.EndStatus.INCOMPLETE), 0.02)
-    assert u.timer() == pytest.approx(0.26)
-    assert said(u, 0.26) == [m.DataEnd(request=2, blocks_sent=2)]
+    assert u.timer() == pytest.approx(0.11)
+    assert said(u, 0.11) == [m.DataEnd(request=2, blocks_sent=2)]
 
 
 def test_upload_after_a_block_that_was_asked_for_again_repeats_data_end() -> None:
@@ -95,17 +95,17 @@ def test_upload_after_a_block_that_was_asked_for_again_repeats_data_end() -> Non
     assert len(said(u, 0.0)) == 2
     u.receive(ask(2, (0, 10)), 0.01)  # of two requests, the last of which is lost, while its block came late
     assert said(u, 0.01) == [m.DataBlock(request=2, offset_bytes=0, payload=IMAGE[:10])]
-    assert u.timer() == pytest.approx(0.26)
-    assert said(u, 0.26) == [m.DataEnd(request=1, blocks_sent=1)]
+    assert u.timer() == pytest.approx(0.11)
+    assert said(u, 0.11) == [m.DataEnd(request=1, blocks_sent=1)]
 
 
 def test_upload_request_that_came_twice_is_served_once_and_data_end_goes_on_being_repeated() -> None:
     u = begun()
     u.receive(ask(1, (0, 10), last=True), 0.0)
     assert len(said(u, 0.0)) == 2
-    u.receive(ask(1, (0, 10), last=True), 0.1)
-    assert said(u, 0.1) == []
-    assert said(u, 0.25) == [m.DataEnd(request=1, blocks_sent=1)]
+    u.receive(ask(1, (0, 10), last=True), 0.05)
+    assert said(u, 0.05) == []
+    assert said(u, 0.1) == [m.DataEnd(request=1, blocks_sent=1)]
 
 
 def test_upload_opened_anew_with_shorter_blocks_obeys_and_never_goes_back() -> None:
@@ -118,7 +118,7 @@ def test_upload_opened_anew_with_shorter_blocks_obeys_and_never_goes_back() -> N
 
 def test_upload_block_size_beyond_what_was_offered_is_ignored() -> None:
     u = begun(1429)
-    assert said(u, 0.25) == [START]
+    assert said(u, 0.1) == [START]
 
 
 def test_upload_unanswered_is_given_up_as_gone() -> None:

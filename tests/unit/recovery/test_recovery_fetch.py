@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from unbrickd.recovery.fetch import SILENCE_S, Fetch, NoHelp, Wanted
+from unbrickd.transfer.retry import TRIES
 from unbrickd.transfer.segments import Segment
 from unbrickd.wire import messages as m
 
@@ -60,7 +61,7 @@ def test_fetch_unanswered_is_repeated_and_then_given_up_as_gone() -> None:
             due_s = f.timer()
             assert due_s is not None and due_s > now_s
             now_s = due_s
-    assert sent == 8 and lost.value.gone
+    assert sent == TRIES and lost.value.gone
 
 
 def test_fetch_in_silence_repeats_its_requests_and_then_gives_up() -> None:

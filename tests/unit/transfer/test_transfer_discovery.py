@@ -19,7 +19,7 @@ from unbrickd.transfer.discovery import (
     Discovery,
     is_announce,
 )
-from unbrickd.transfer.retry import TRIES, Repeater
+from unbrickd.transfer.retry import FIRST_WAIT_S, TRIES, Repeater
 from unbrickd.wire import messages as m
 from unbrickd.wire.packet import decode, encode
 
@@ -285,5 +285,5 @@ def test_repeater_default_tries_take_under_twelve_seconds() -> None:
 def test_repeater_hurried_after_its_last_try_is_not_exhausted_sooner() -> None:
     r = Repeater(now_s=0.0, tries=1)
     r.sent(0.0)
-    r.hurry(0.1)
-    assert not r.exhausted(0.1) and r.exhausted(0.25)
+    r.hurry(0.05)
+    assert not r.exhausted(0.05) and r.exhausted(FIRST_WAIT_S)

@@ -15,12 +15,15 @@ from unbrickd.transfer.window import INITIAL_BLOCKS, MIN_BLOCKS, Window
 from unbrickd.wire.messages import MAX_RANGES, BlockRequest
 
 
-def receiver(length_bytes: int, *, slice_bytes: int = 4096, ahead_bytes: int = 12_288, window: int = 64) -> Receiver:
+def receiver(
+    length_bytes: int, *, slice_bytes: int = 4096, ahead_bytes: int = 12_288, window: int = 64, ring: int = 0
+) -> Receiver:
     return Receiver(
         segments=document_segments(length_bytes, slice_bytes),
         block_bytes=1000,
         ahead_bytes=ahead_bytes,
         max_window_blocks=window,
+        ring_frames=ring,
         now_s=0.0,
     )
 
@@ -254,9 +257,12 @@ def test_receiver_with_a_whole_segment_to_write_waits_for_room_for_half_a_window
     assert [len(blocks_of([request])) for request in r.requests(now_s)] == [8]
 
 
-def test_receiver_window_full_to_the_end_leaves_the_ring_no_room_for_a_data_end() -> None:
-    assert [request.last for request in receiver(8000, slice_bytes=8000, window=8).requests(0.0)][-1] is False
-    assert [request.last for request in receiver(7000, slice_bytes=7000, window=8).requests(0.0)][-1] is True
+@pytest.mark.parametrize(("length_bytes", "ring", "last"), [(8000, 8, False), (7000, 8, True), (8000, 0, True)])
+def test_receiver_that_fills_the_ring_to_the_end_leaves_no_room_for_a_data_end(
+    length_bytes: int, ring: int, last: bool
+) -> None:
+    r = receiver(length_bytes, slice_bytes=8000, window=8, ring=ring)
+    assert r.requests(0.0)[-1].last is last
 
 
 def test_receiver_in_silence_repeats_with_back_off_and_few_blocks() -> None:
