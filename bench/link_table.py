@@ -95,7 +95,7 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench links", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one run of few links, in under three minutes")
     parser.add_argument("--runs", type=int, metavar="N", help="of each; default: 5, or 1 with --quick")
-    parser.add_argument("--rows", metavar="NAME,…", help=f"of {', '.join(names)}")
+    parser.add_argument("--rows", metavar="NAME,…", help=f"of {', '.join(names)}".replace("%", "%%"))
     parser.add_argument(
         "--only", default="", metavar="TEXT", help="contenders whose name contains it, such as unbrickd"
     )

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
+from bench import link_table, loopback, report, street, uboot
 from bench.contenders import BACKUP, BBR, CUBIC, RESTORE, RESTORE_IN_C, TFTP, TFTP_32, mean_rate
 from bench.goals import QUICK, ROWS, Medians, Row, in_c
 from bench.processes import Figures
@@ -117,3 +120,10 @@ def test_quick_rows_exist() -> None:
 def test_rows_measure_whomever_their_goals_compare(row: Row) -> None:
     everybody = {c.name: run_of(1.0, flow_share=0.5, share=0.5) for c in row.contenders}
     assert None not in judged(row, everybody).values()
+
+
+@pytest.mark.parametrize("bench", [link_table.main, loopback.main, report.main, street.main, uboot.main])
+def test_bench_asked_for_help_prints_it(bench: Callable[[list[str]], None], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        bench(["--help"])
+    assert ended.value.code == 0 and "usage" in capsys.readouterr().out
