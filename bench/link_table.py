@@ -87,7 +87,7 @@ def picture(rows: list[Row], raw: Raw, *, caption: str) -> str:
         for name, figures in medians_of(row, raw[row.name]).items():
             if "share" in figures:
                 bars[f"{row.name}: {name}"] = figures
-    return draw(bars, caption=caption, panels=PANELS, labels=300)
+    return draw(bars, caption=caption, panels=PANELS)
 
 
 def main(arguments: list[str]) -> None:

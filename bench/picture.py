@@ -12,7 +12,7 @@ Figures = dict[str, float]
 OURS, THEIRS, PALE = "#0f766e", "#9aa5b1", "#99d5cd"
 FONT = 'font-family="system-ui, Segoe UI, Helvetica, Arial, sans-serif"'
 ROW, BAR, GAP = 30, 16, 18
-LABELS, COLUMN, NUMBERS = 178, 220, 92
+CHARACTER, COLUMN, NUMBERS = 7.2, 220, 92
 TOP = 92
 
 
@@ -56,7 +56,7 @@ PANELS = (
 )
 
 
-def draw(medians: dict[str, Figures], *, caption: str, panels: tuple[Panel, ...] = PANELS, labels: int = LABELS) -> str:
+def draw(medians: dict[str, Figures], *, caption: str, panels: tuple[Panel, ...] = PANELS) -> str:
     """The SVG text; rows in the order of `medians`, a gap where what is before the colon changes."""
     rows: list[tuple[float, str, Figures]] = []
     y, direction = float(TOP), ""
@@ -66,6 +66,7 @@ def draw(medians: dict[str, Figures], *, caption: str, panels: tuple[Panel, ...]
         direction = name.partition(":")[0]
         rows.append((y, name, figures))
         y += ROW
+    labels = 32 + round(CHARACTER * max(map(len, medians)))
     width, height = labels + len(panels) * (COLUMN + NUMBERS) + 20, y + 16
     box = f'width="{width}" height="{height:.0f}" viewBox="0 0 {width} {height:.0f}"'
     parts = [
