@@ -249,14 +249,14 @@ class TcpFlow:
             self._expected += 1
         self._unacknowledged.append(number)
         if self._early or len(self._unacknowledged) == 2:
-            self._acknowledge(now_s)
+            self._acknowledge()
         else:
             self._timeline.at(now_s + self.DELAYED_S, partial(self._delayed, number))
 
-    def _delayed(self, number: int, now_s: float) -> None:
+    def _delayed(self, number: int, _now_s: float) -> None:
         if number in self._unacknowledged:
-            self._acknowledge(now_s)
+            self._acknowledge()
 
-    def _acknowledge(self, _now_s: float) -> None:
+    def _acknowledge(self) -> None:
         numbers, self._unacknowledged = self._unacknowledged, []
         self._back.send(self.HEADERS_BYTES, self._sending.receives(partial(self._acknowledged, numbers)))

@@ -7,7 +7,7 @@ Knows no clock: samples come in. Spec: spec/protocol.md §6.
 from __future__ import annotations
 
 INITIAL_TIMEOUT_S = 0.25
-"""Before the first sample; the first repetition of a request (spec/protocol.md §6)."""
+"""Before the first sample: longer than the wait for an answer, as blocks wait for those of other devices."""
 MIN_TIMEOUT_S = 0.020
 """A LAN's round trip is below a millisecond; this leaves room for a busy PC's scheduler. RFC 6298 §2.4 says 1 s, for
 the Internet."""

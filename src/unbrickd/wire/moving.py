@@ -129,7 +129,8 @@ class BlockRequest:
     def decode_body(cls, octets: bytes) -> BlockRequest:
         b = Body(octets, "BlockRequest")
         request, flags, count = _REQUEST.unpack(b.take(_REQUEST.size))
-        b.require(request >= 1 and count <= MAX_RANGES, "request number 0, or too many ranges")
+        b.require(request >= 1, "request number 0")
+        b.require(count <= MAX_RANGES, "too many ranges")
         ranges = tuple(_RANGE.iter_unpack(b.take(count * _RANGE.size)))
         b.require(0 not in [length for _, length in ranges], "an empty range")
         return cls(request=request, last=bool(flags & 1), ranges=ranges)
