@@ -44,10 +44,13 @@ format: $(READY)
 size fuzz test-be: $(READY)
 	$(MAKE) -C c $@ PYTHON=$(CURDIR)/$(BIN)/python
 
-# Half an hour: loopback, and links between network namespaces (Linux, as root). docs/performance.md explains both.
+# Half an hour: loopback, links between network namespaces, five hundred devices (Linux, as root). docs/performance.md
+# explains them.
 bench: $(READY)
 	$(BIN)/python -m bench loopback $(BENCH_ARGS)
 	$(BIN)/python -m bench links $(LINKS_ARGS)
+	$(BIN)/python -m bench street --runs 1 $(STREET_ARGS)
+	$(BIN)/python -m bench street --runs 1 --rate 1000 $(STREET_ARGS)
 
 bench-quick: $(READY)
 	$(BIN)/python -m bench links --quick --output build/bench

@@ -133,7 +133,8 @@ def _run(told: dict[str, object], raw: Raw) -> str:
 # Five hundred at once
 
 _STREET: tuple[tuple[str, Callable[[Figures], str]], ...] = (
-    ("devices that failed", lambda f: f"{f['failures']:.0f}"),
+    ("devices that were not done", lambda f: f"{f['failures']:.0f}"),
+    ("stopped after, s", lambda f: f"{f['stopped_s']:.0f}"),
     ("MB/s, all together", lambda f: f"{f['mb_per_s']:.0f}"),
     ("of the link", lambda f: f"{f['share']:.1%}"),
     ("slowest, median, s", lambda f: f"{f['slowest_s']:.1f}, {f['median_s']:.1f}"),

@@ -3,6 +3,7 @@
 #ifndef STREET_H
 #define STREET_H
 
+#include <inttypes.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,6 +32,13 @@ static inline double used_s(void)
 	getrusage(RUSAGE_SELF, &used);
 	return (double)(used.ru_utime.tv_sec + used.ru_stime.tv_sec) +
 	       (double)(used.ru_utime.tv_usec + used.ru_stime.tv_usec) / 1e6;
+}
+
+/* The rest of the results: how long all of it took, what came by then, and the processor's time. */
+static inline void print_totals(uint64_t started_us, uint64_t ended_us, uint64_t payload_bytes, double cpu_s)
+{
+	printf("\"elapsed_s\": %.6f, \"payload_bytes\": %" PRIu64 ", \"cpu_s\": %.6f",
+	       (double)(ended_us - started_us) / 1e6, payload_bytes, cpu_s);
 }
 
 /* One of the results' list of seconds, the first without a comma. done_us: 0 if it was not done. */

@@ -3,8 +3,8 @@
 
 With --rate 1000, over a link of so many Mbit/s between two namespaces (bench/links.py), which wants root. Writes
 street.json, or street-1000M.json. The devices are those of bench/street_client.c, which has checked every byte when it
-says done; of bench/street_tftp.c for dnsmasq and fbtftp, which are left out if they are not installed. Ours and theirs
-take turns.
+says done; of bench/street_tftp.c for dnsmasq and fbtftp, which are left out if they are not installed, and stopped if
+they are slow: what had come by then is compared, and counts. Ours and theirs take turns.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ import importlib.util
 import json
 import os
 import random
+import signal
 import socket
 import statistics
+import sys
 import tempfile
 from pathlib import Path
 
-from bench.compiled import compiled
+from bench import links
+from bench.compiled import CORE_NEEDS, compiled
 from bench.goals import MIB, Goal
 from bench.links import Hosts, Link, opened, run, unshaped
 from bench.machine import commit, machine
@@ -29,6 +32,7 @@ from bench.processes import (
     Usage,
     cpu_seconds,
     free_port,
+    is_here,
     listens,
     program,
     python,
@@ -39,11 +43,12 @@ from bench.sample import peak_bytes
 from bench.street_cargo import ERASE_BLOCK_BYTES, Street, build
 from unbrickd.model.toml_table import parse_size
 
-LIMIT_S = 100
-"""A device that is not done by then has failed."""
+OUR_PATIENCE_S = 100.0
+"""A device that is not done by then has failed, and counts as nothing."""
+PEER_LIMIT_S = 60.0
 TFTP_PORT = 69
 """dnsmasq takes no other; it wants root."""
-OURS, DNSMASQ, FBTFTP = "unbrickd", "dnsmasq", "fbtftp"
+ALL = OURS, DNSMASQ, FBTFTP = "unbrickd", "dnsmasq", "fbtftp"
 
 Medians = dict[str, Figures]
 
@@ -53,7 +58,6 @@ def goal(text: str, key: str, most: float, unit: int = 1) -> Goal:
 
 
 def times(least: float, peer: str) -> Goal:
-    """A peer of which a device failed has no rate to compare with."""
     text = f"≥ {least:g} × {peer}"
     return Goal(text=text, measured=lambda m: m[OURS]["mb_per_s"] / m[peer]["mb_per_s"], at_least=least)
 
@@ -86,18 +90,20 @@ def figures_of(told: str, devices: int, usage: Usage, before: tuple[float, int])
         "server_peak_bytes": peak,
         "server_bytes_per_session": (peak - before[1]) / devices,
     }
+    figures["mb_per_s"] = result["payload_bytes"] / result["elapsed_s"] / 1e6
+    if figures["failures"]:
+        figures["stopped_s"] = result["elapsed_s"]
+    if result["payload_bytes"]:
+        figures["server_cpu_s_per_gb"] = cpu_s / result["payload_bytes"] * 1e9
     if seconds:
         figures["slowest_s"], figures["median_s"] = max(seconds), statistics.median(seconds)
         figures["slowest_of_median"] = figures["slowest_s"] / figures["median_s"]
-        figures["server_cpu_s_per_gb"] = cpu_s / result["payload_bytes"] * 1e9
     if "sent" in result:
         figures["blocks_per_request"] = result["received"] / result["sent"]
-    if len(seconds) == devices:
-        figures["mb_per_s"] = result["payload_bytes"] / figures["slowest_s"] / 1e6
     return figures
 
 
-def measure(street: Street, devices: int, limit_s: float = LIMIT_S, hosts: Hosts | None = None) -> Figures:
+def measure(street: Street, devices: int, limit_s: float = OUR_PATIENCE_S, hosts: Hosts | None = None) -> Figures:
     """One run of ours; without hosts, over loopback."""
     hosts = hosts or unshaped()
     address, port = hosts.pc.address, str(free_port(socket.SOCK_DGRAM))
@@ -109,30 +115,45 @@ def measure(street: Street, devices: int, limit_s: float = LIMIT_S, hosts: Hosts
         return figures_of(told, devices, usage, before)
 
 
-def measure_tftp(name: str, street: Street, devices: int, limit_s: float, hosts: Hosts) -> Figures | None:
-    """One run of a peer, which serves all devices the same file; None if it is not here."""
+def measure_tftp(name: str, street: Street, devices: int, limit_s: float, hosts: Hosts) -> Figures:
+    """One run of a peer, which serves all devices the same file. What fbtftp's processes use is not known."""
     address, port = hosts.pc.address, TFTP_PORT if name == DNSMASQ else free_port(socket.SOCK_DGRAM)
     command = tftp_command(name, address, port, street.folder, devices)
-    if command is None:
-        return None
     with running(hosts.pc.command(*command), ready=listens("udp", port)) as usage:
         before = cpu_seconds(usage.pid), peak_bytes(usage.pid)
         file = street.firmware
         arguments = (address, str(port), file, file.name, str(devices), str(limit_s))
         told = run(*hosts.device.command(compiled("street_tftp", street.folder), *arguments))
-        return figures_of(told, devices, usage, before)
-
-
-def tftp_command(name: str, address: str, port: int, folder: Path, devices: int) -> list[str] | None:
+        figures = figures_of(told, devices, usage, before)
     if name == FBTFTP:
-        here = importlib.util.find_spec("fbtftp") is not None
-        return python("-m", "bench.street_fbtftp", address, str(port), folder) if here else None
-    daemon = program("dnsmasq")
-    if daemon is None or os.geteuid() != 0:
-        return None
+        return {key: value for key, value in figures.items() if not key.startswith("server_")}
+    return figures
+
+
+def why_not(over_link: bool) -> str | None:
+    """What this machine lacks for a street, in words; None if nothing."""
+    if sys.platform != "linux":
+        return "wants Linux"
+    if missing := [name for name in CORE_NEEDS if not is_here(name)]:
+        return f"missing: {', '.join(missing)} (Debian packages: gcc, libc6-dev, libssl-dev, zlib1g-dev)"
+    return links.why_not() if over_link else None
+
+
+def why_left_out(name: str) -> str | None:
+    """What this machine lacks for a peer, in words; None if nothing."""
+    if name == FBTFTP and importlib.util.find_spec("fbtftp") is None:
+        return "is not installed (PyPI: fbtftp)"
+    if name == DNSMASQ and program("dnsmasq") is None:
+        return "is not installed (Debian package: dnsmasq-base)"
+    return "wants root" if name == DNSMASQ and os.geteuid() != 0 else None
+
+
+def tftp_command(name: str, address: str, port: int, folder: Path, devices: int) -> list[str]:
+    if name == FBTFTP:
+        return python("-m", "bench.street_fbtftp", address, str(port), folder)
     options = ["--no-daemon", "--conf-file=/dev/null", "--port=0", "--user=root", f"--listen-address={address}"]
     tftp = ["--bind-interfaces", "--enable-tftp", f"--tftp-root={folder}", f"--tftp-max={devices}", "--quiet-tftp"]
-    return [daemon, *options, *tftp]
+    return [str(program("dnsmasq")), *options, *tftp]
 
 
 def main(arguments: list[str]) -> None:
@@ -141,42 +162,51 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--size", type=parse_size, default="8MiB", metavar="SIZE", help="default: %(default)s")
     parser.add_argument("--runs", type=int, default=3, metavar="N", help="default: %(default)s")
     parser.add_argument("--rate", type=float, default=0.0, metavar="MBIT", help="of a link; default: unshaped loopback")
-    parser.add_argument("--limit", type=float, default=LIMIT_S, metavar="S", help="of each run; default: %(default)s")
-    parser.add_argument("--only", action="append", default=[], choices=(OURS, DNSMASQ, FBTFTP), help="and unbrickd")
+    parser.add_argument(
+        "--limit", type=float, default=PEER_LIMIT_S, metavar="S", help="peers stop after it; default: %(default)s"
+    )
+    parser.add_argument("--only", action="append", default=[], choices=ALL, help="and unbrickd")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", metavar="DIR")
     args = parser.parse_args(arguments)
-    if args.size % ERASE_BLOCK_BYTES:
+    if args.size <= 0 or args.size % ERASE_BLOCK_BYTES:
         parser.error("--size must be a whole number of 64 KiB")
+    if min(args.devices, args.runs, args.limit) <= 0 or args.rate < 0:
+        parser.error("devices, runs, limit and rate must be more than nothing")
+    if reason := why_not(args.rate > 0):
+        sys.exit(f"bench street: {reason}")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that servers and namespaces do not stay behind
+    left_out = {name: why for name in args.only or ALL if (why := why_left_out(name))}
+    for name, why in left_out.items():
+        print(f"{name} is left out: {why}", file=sys.stderr)
+    names = [name for name in ALL if name == OURS or (name in (args.only or ALL) and name not in left_out)]
     link = Link(rate_mbit=args.rate, queue_bytes=QUEUE_BYTES) if args.rate else None
     measured_on = machine()
     with tempfile.TemporaryDirectory(prefix="unbrickd-street-") as folder:
         octets = random.Random(20100520).randbytes(args.size)
         street = build(Path(folder) / "street", devices=args.devices, octets=octets)
-        raw: dict[str, list[Figures]] = {OURS: [], DNSMASQ: [], FBTFTP: []}
-        for name in (OURS, DNSMASQ, FBTFTP) * args.runs:
-            if name not in (OURS, *(args.only or raw)):
-                continue
+        raw: dict[str, list[Figures]] = {name: [] for name in names}
+        for name in names * args.runs:
             with contextlib.ExitStack() as stack:
                 hosts = unshaped()
                 if link:
                     hosts = stack.enter_context(opened(link, seed=len(raw[name]), folder=Path(folder)))
-                figures: Figures | None
                 if name == OURS:
-                    figures = measure(street, args.devices, args.limit, hosts)
+                    figures = measure(street, args.devices, hosts=hosts)
                 else:
                     figures = measure_tftp(name, street, args.devices, args.limit, hosts)
-            if figures and link and "mb_per_s" in figures:
+            if link:
                 figures["share"] = figures["mb_per_s"] * 1e6 / link.limit_bytes_per_s
-            raw[name] += [figures] if figures else []
+            raw[name].append(figures)
+            print(f"{len(raw[name])}  {name:10} {figures['mb_per_s']:8.2f} MB/s", file=sys.stderr)
     medians = {name: medians_of(runs) for name, runs in raw.items() if runs}
     verdicts = {g.text: g.judge(medians) for g in (LINK_GOALS if link else UNSHAPED_GOALS)}
     told = {"machine": measured_on, "commit": commit(), "devices": args.devices, "size_bytes": args.size}
-    told |= {"link": str(link or Link(rate_mbit=0))}
+    told |= {"link": str(link or Link(rate_mbit=0)), "limit_s": args.limit, "left_out": left_out}
     args.output.mkdir(parents=True, exist_ok=True)
     text = json.dumps(told | {"medians": medians, "goals": verdicts, "raw": raw}, indent=1)
     (args.output / (f"street-{args.rate:g}M.json" if link else "street.json")).write_text(text + "\n", encoding="utf-8")
     print(f"{'':28}" + "".join(f"{name:>16}" for name in medians))
-    for key in medians[OURS]:
+    for key in sorted(set().union(*medians.values())):
         print(f"{key:28}" + "".join(f"{medians[name].get(key, float('nan')):16.3f}" for name in medians))
     for name, (measured, met) in verdicts.items():
         verdict = "not measured" if met is None else "met" if met else "MISSED"

@@ -19,7 +19,6 @@
 #define OPENSSL_API_COMPAT 0x10100000L /* SHA256_Init and its like, which need no heap */
 #include <arpa/inet.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <netinet/in.h>
 #include <netinet/udp.h>
 #include <openssl/sha.h>
@@ -418,15 +417,14 @@ static void run(int readiness, uint64_t deadline_us)
 
 static void print_result(uint64_t started_us, double cpu_s)
 {
-	uint64_t payload = 0;
+	uint64_t payload = 0, ended_us = now_us();
 	uint32_t i, setbacks = 0;
-
 	double block_bytes = street.blocks ? (double)street.block_bytes / (double)street.blocks : 0;
 
-	printf("{\"cpu_s\": %.6f, \"received\": %" PRIu64 ", \"sent\": %" PRIu64
+	printf("{\"received\": %" PRIu64 ", \"sent\": %" PRIu64
 	       ", \"received_bytes\": %" PRIu64 ", \"sent_bytes\": %" PRIu64
 	       ", \"block_bytes_sent\": %.0f, \"seconds\": [",
-	       cpu_s, street.received, street.sent, street.received_bytes, street.sent_bytes,
+	       street.received, street.sent, street.received_bytes, street.sent_bytes,
 	       (double)street.blocks_sent * block_bytes);
 	for (i = 0; i < street.count; i++) {
 		const struct device *d = &street.devices[i];
@@ -435,7 +433,9 @@ static void print_result(uint64_t started_us, double cpu_s)
 		payload += d->done_us ? street.firmware_bytes : 0;
 		print_seconds(i, started_us, d->done_us);
 	}
-	printf("], \"payload_bytes\": %" PRIu64 ", \"setbacks\": %" PRIu32 "}\n", payload, setbacks);
+	printf("], \"setbacks\": %" PRIu32 ", ", setbacks);
+	print_totals(started_us, ended_us, payload, cpu_s);
+	puts("}");
 }
 
 int main(int argc, char **argv)

@@ -1,8 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""fbtftp (PyPI) as its README shows it, a process for each: `python -m bench.street_fbtftp ADDRESS PORT FOLDER`."""
+"""fbtftp (PyPI) as its README shows it, a process for each: `python -m bench.street_fbtftp ADDRESS PORT FOLDER`.
+
+SIGTERM ends it and all of its processes.
+"""
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -38,4 +43,6 @@ class _Server(BaseServer):  # type: ignore[misc]
 
 
 if __name__ == "__main__":
+    os.setpgid(0, 0)
+    signal.signal(signal.SIGTERM, lambda *_: os.killpg(0, signal.SIGKILL))
     _Server(sys.argv[1], int(sys.argv[2]), RETRIES, TIMEOUT_S).run()

@@ -5,12 +5,11 @@
  *
  *   street_tftp ADDRESS PORT FILE NAME COUNT LIMIT_S
  *
- * Each device gets NAME from ADDRESS; every byte is compared with FILE. It acknowledges again after a second of
- * silence, as U-Boot does after five. Prints one line of JSON.
+ * Each device gets NAME from ADDRESS; every byte is compared with FILE. It says its last word again after SILENCE_US.
+ * At LIMIT_S all stop, and what had come counts. Prints one line of JSON.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
-#include <inttypes.h>
 #include <netinet/in.h>
 #include <stdbool.h>
 #include <string.h>
@@ -34,26 +33,40 @@ enum {
 	OACK = 6
 };
 
-#define SILENCE_US 1000000u
+#define SILENCE_US 5000000u /* U-Boot's, net/tftp.c; sooner and fbtftp, which forks for each request, serves half as much */
 
 struct device {
-	struct sockaddr_in peer; /* where the server answers from */
 	uint64_t heard_us, done_us;
 	uint32_t blocks;
-	bool wrong;
+	bool answered, wrong;
 	int socket;
 };
 
 static struct device *devices;
 static const uint8_t *image;
 static uint32_t count, left, image_bytes;
+static struct sockaddr_in server;
 static char ask[512];
 static size_t ask_bytes;
 
+/* To whoever answered, or to the server's port. What does not leave is lost, and said again. */
 static void say(const struct device *d, const void *octets, size_t length)
 {
-	/* What does not leave is lost, and said again. */
-	(void)!sendto(d->socket, octets, length, MSG_DONTWAIT, (const struct sockaddr *)&d->peer, sizeof d->peer);
+	const struct sockaddr *to = d->answered ? NULL : (const struct sockaddr *)&server;
+
+	(void)!sendto(d->socket, octets, length, MSG_DONTWAIT, to, to ? sizeof server : 0);
+}
+
+/* Whoever answers first is whom the device hears from now on (RFC 1350, section 4), as in U-Boot. */
+static ssize_t receive(struct device *d, uint8_t *message, size_t size)
+{
+	struct sockaddr_in from;
+	socklen_t length = sizeof from;
+	ssize_t came = recvfrom(d->socket, message, size, MSG_DONTWAIT, (struct sockaddr *)&from, &length);
+
+	if (came > 0 && !d->answered)
+		d->answered = !connect(d->socket, (struct sockaddr *)&from, sizeof from);
+	return came;
 }
 
 static void acknowledge(const struct device *d)
@@ -97,7 +110,7 @@ static void take(struct device *d, const uint8_t *message, ssize_t length)
 		end(d, d->heard_us);
 }
 
-static void run(int readiness, uint16_t port, uint64_t deadline_us)
+static void run(int readiness, uint64_t deadline_us)
 {
 	while (left) {
 		struct epoll_event ready[MAX_EVENTS];
@@ -110,9 +123,8 @@ static void run(int readiness, uint16_t port, uint64_t deadline_us)
 		for (i = 0; i < came; i++) {
 			struct device *d = ready[i].data.ptr;
 			uint8_t message[2048];
-			socklen_t length = sizeof d->peer;
 
-			take(d, message, recvfrom(d->socket, message, sizeof message, MSG_DONTWAIT, (struct sockaddr *)&d->peer, &length));
+			take(d, message, receive(d, message, sizeof message));
 		}
 		if (came == MAX_EVENTS)
 			continue;
@@ -122,10 +134,10 @@ static void run(int readiness, uint16_t port, uint64_t deadline_us)
 			if (d->done_us || d->wrong || now < d->heard_us + SILENCE_US)
 				continue;
 			d->heard_us = now;
-			if (d->peer.sin_port == htons(port))
-				say(d, ask, ask_bytes);
-			else
+			if (d->answered)
 				acknowledge(d);
+			else
+				say(d, ask, ask_bytes);
 		}
 	}
 }
@@ -146,14 +158,14 @@ static void load(const char *path)
 int main(int argc, char **argv)
 {
 	int readiness = epoll_create1(EPOLL_CLOEXEC);
-	uint64_t started_us, payload = 0;
-	struct sockaddr_in server = {.sin_family = AF_INET};
+	uint64_t started_us, ended_us, payload = 0;
 	uint32_t i;
 
 	if (argc != 7 || inet_pton(AF_INET, argv[1], &server.sin_addr) != 1) {
 		fprintf(stderr, "usage: street_tftp ADDRESS PORT FILE NAME COUNT LIMIT_S\n");
 		return EXIT_FAILURE;
 	}
+	server.sin_family = AF_INET;
 	server.sin_port = htons((uint16_t)atoi(argv[2]));
 	load(argv[3]);
 	ask_bytes = (size_t)snprintf(ask, sizeof ask, "%c%c%s%coctet%cblksize%c%d%c", 0, RRQ, argv[4], 0, 0, 0, BLOCK_BYTES, 0);
@@ -165,19 +177,21 @@ int main(int argc, char **argv)
 	for (i = 0; i < count; i++) {
 		struct epoll_event interest = {.events = EPOLLIN, .data = {.ptr = &devices[i]}};
 
-		devices[i].peer = server;
 		devices[i].heard_us = started_us;
 		devices[i].socket = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 		if (devices[i].socket < 0 || epoll_ctl(readiness, EPOLL_CTL_ADD, devices[i].socket, &interest))
 			fail("socket");
 		say(&devices[i], ask, ask_bytes);
 	}
-	run(readiness, ntohs(server.sin_port), started_us + (uint64_t)(atof(argv[6]) * 1e6));
+	run(readiness, started_us + (uint64_t)(atof(argv[6]) * 1e6));
 	printf("{\"seconds\": [");
+	ended_us = now_us();
 	for (i = 0; i < count; i++) {
-		payload += devices[i].done_us ? image_bytes : 0;
+		payload += devices[i].done_us ? image_bytes : devices[i].blocks * BLOCK_BYTES;
 		print_seconds(i, started_us, devices[i].done_us);
 	}
-	printf("], \"payload_bytes\": %" PRIu64 ", \"cpu_s\": %.6f}\n", payload, used_s());
+	printf("], ");
+	print_totals(started_us, ended_us, payload, used_s());
+	puts("}");
 	return EXIT_SUCCESS;
 }

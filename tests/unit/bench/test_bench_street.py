@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import socket
+import struct
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from bench import street
 from bench.compiled import compiled
 from bench.links import Link, opened, run, why_not
 from bench.processes import answers_tftp, free_port, python, running
@@ -23,8 +27,8 @@ pytestmark = pytest.mark.skipif(
 
 
 def test_street_of_three_devices_all_restored(tmp_path: Path) -> None:
-    street = build(tmp_path / "street", devices=3, octets=random.Random(1).randbytes(17 << 16))
-    figures = measure(street, 3, limit_s=20)
+    devices = build(tmp_path / "street", devices=3, octets=random.Random(1).randbytes(17 << 16))
+    figures = measure(devices, 3, limit_s=20)
     assert figures["failures"] == 0
     assert figures["setbacks"] == 0
     assert figures["slowest_of_median"] >= 1 and figures["blocks_per_request"] > 1
@@ -32,9 +36,9 @@ def test_street_of_three_devices_all_restored(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 def test_street_over_a_link_all_restored(tmp_path: Path) -> None:
-    street = build(tmp_path / "street", devices=3, octets=random.Random(1).randbytes(3 << 16))
+    devices = build(tmp_path / "street", devices=3, octets=random.Random(1).randbytes(3 << 16))
     with opened(Link(rate_mbit=1000), seed=1, folder=tmp_path) as hosts:
-        figures = measure(street, 3, limit_s=20, hosts=hosts)
+        figures = measure(devices, 3, limit_s=20, hosts=hosts)
         assert hosts.pc.sent()[1] > 3 * (3 << 16)
     assert figures["failures"] == 0
 
@@ -49,4 +53,45 @@ def test_street_by_tftp_compares_every_byte(tmp_path: Path, changed: bool) -> No
         told = run(compiled("street_tftp", tmp_path), "127.0.0.1", str(port), wanted, "firmware", "1", "20")
         figures = figures_of(told, 1, server, (0.0, 0))
     assert figures["failures"] == int(changed)
-    assert ("mb_per_s" in figures) is not changed
+    blocks_bytes = 100_000 // 1468 * 1468 if changed else 100_000
+    assert figures["mb_per_s"] * json.loads(told)["elapsed_s"] * 1e6 == pytest.approx(blocks_bytes)
+
+
+def test_street_by_tftp_stopped_counts_what_came_from_whoever_answered_first(tmp_path: Path) -> None:
+    wanted, sent = tmp_path / "wanted", 3
+    wanted.write_bytes(random.Random(1).randbytes(100_000))
+    blocks = [wanted.read_bytes()[at : at + 1468] for at in range(0, sent * 1468, 1468)]
+
+    def serve(listener: socket.socket, stranger: socket.socket) -> None:
+        _, device = listener.recvfrom(512)
+        listener.sendto(b"\0\6blksize\x001468\0", device)
+        for number, block in enumerate(blocks, 1):
+            listener.recv(512)
+            stranger.sendto(struct.pack("!HH", 3, number) + bytes(1468), device)
+            listener.sendto(struct.pack("!HH", 3, number) + block, device)
+
+    with socket.socket(type=socket.SOCK_DGRAM) as listener, socket.socket(type=socket.SOCK_DGRAM) as stranger:
+        listener.bind(("127.0.0.1", 0))
+        listener.settimeout(10)
+        with ThreadPoolExecutor() as pool:
+            served = pool.submit(serve, listener, stranger)
+            client, port = compiled("street_tftp", tmp_path), str(listener.getsockname()[1])
+            told = json.loads(run(client, "127.0.0.1", port, wanted, "wanted", "1", "0.2"))
+            served.result()
+    assert told["seconds"] == [None] and told["elapsed_s"] >= 0.2
+    assert told["payload_bytes"] == sent * 1468
+
+
+def test_street_goals_beside_a_peer_that_was_stopped_are_judged() -> None:
+    ours = {"mb_per_s": 200.0, "failures": 0.0}
+    medians = {street.OURS: ours, street.FBTFTP: {"mb_per_s": 40.0, "failures": 500.0}}
+    assert street.times(10, street.FBTFTP).judge(medians) == (5.0, False)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--size", "65537"], ["--size", "0"], ["--devices", "0"], ["--runs", "0"], ["--rate", "-1"]]
+)
+def test_street_with_senseless_arguments_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        street.main(arguments)
+    assert ended.value.code == 2 and "must be" in capsys.readouterr().err
