@@ -36,7 +36,7 @@ def add_parser(subparsers: Subparsers) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--udp", action="append", metavar="ADDR:PORT", help="as given to serve (default: all)")
-    parser.add_argument("--store", type=Path, metavar="DIR", help=f"as given to serve (default: {default_store()})")
+    parser.add_argument("--store", metavar="DIR", help=f"as given to serve (default: {default_store()})")
     parser.add_argument("--config", metavar="FILE", help=f"settings (default: {default_config()}, if it is there)")
     parser.add_argument("--json", action="store_true", help="write JSON, for programs")
     return parser

@@ -55,11 +55,9 @@ def add_parser(subparsers: Subparsers) -> argparse.ArgumentParser:
     )
     parser.add_argument("--udp", action="append", metavar="ADDR:PORT", help="listen here (default: all, port 21530)")
     parser.add_argument("--tcp", action="append", metavar="ADDR:PORT", help="listen here over TCP (default: nowhere)")
-    parser.add_argument(
-        "--store", type=Path, metavar="DIR", help=f"where backups are kept (default: {default_store()})"
-    )
-    parser.add_argument("--keep", type=int, metavar="N", help="good generations kept of each device (default: 5)")
-    parser.add_argument("--max-devices", type=int, metavar="N", help="most devices backed up here (default: 10000)")
+    parser.add_argument("--store", metavar="DIR", help=f"where backups are kept (default: {default_store()})")
+    parser.add_argument("--keep", metavar="N", help="good generations kept of each device (default: 5)")
+    parser.add_argument("--max-devices", metavar="N", help="most devices backed up here (default: 10000)")
     parser.add_argument(
         "--new-devices",
         action=argparse.BooleanOptionalAction,
@@ -72,10 +70,8 @@ def add_parser(subparsers: Subparsers) -> argparse.ArgumentParser:
         default=None,
         help="say once a second that a server is here, for devices behind its firewall (default: yes)",
     )
-    parser.add_argument("--log-level", type=LogLevel, choices=list(LogLevel), metavar="LEVEL", help=_choices(LogLevel))
-    parser.add_argument(
-        "--log-format", type=LogFormat, choices=list(LogFormat), metavar="FORMAT", help=_choices(LogFormat)
-    )
+    parser.add_argument("--log-level", metavar="LEVEL", help=_choices(LogLevel))
+    parser.add_argument("--log-format", metavar="FORMAT", help=_choices(LogFormat))
     parser.add_argument("--config", metavar="FILE", help=f"settings (default: {default_config()}, if it is there)")
     return parser
 

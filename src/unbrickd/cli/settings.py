@@ -92,7 +92,7 @@ def load_settings(flags: Mapping[str, object], environment: Mapping[str, str]) -
     layer: Layer = {"store": default_store()}
     layer |= _from_file(path, required=bool(named))
     layer |= _from_environment(environment)
-    layer |= {key: value for key, value in flags.items() if key in KEYS and value is not None}
+    layer |= _from_flags(flags)
     settings = Settings(**layer)  # type: ignore[arg-type]
     settings.udp_addresses()
     settings.tcp_addresses()
@@ -125,17 +125,28 @@ def _from_file(path: Path, *, required: bool) -> Layer:
     return layer
 
 
+def _from_flags(flags: Mapping[str, object]) -> Layer:
+    """Text is read as that of the environment; what is no text has its type already."""
+    given = {key: value for key, value in flags.items() if key in KEYS and value is not None}
+    return {
+        key: _READERS[key](f"--{key.replace('_', '-')}", value) if isinstance(value, str) else value
+        for key, value in given.items()
+    }
+
+
 def _from_environment(environment: Mapping[str, str]) -> Layer:
     layer: Layer = {}
     for key in KEYS:
         variable = PREFIX + key.upper()
         text = environment.get(variable, "")
         if text:
-            layer[key] = _READERS[key](variable, text)
+            layer[key] = _READERS[key](f"environment: {variable}", text)
     return layer
 
 
-def _path(_: str, text: str) -> Path:
+def _path(source: str, text: str) -> Path:
+    if not text:
+        raise _wrong(source, text, "a folder")
     return Path(text).expanduser()
 
 
@@ -144,33 +155,33 @@ def _addresses(_: str, text: str) -> tuple[str, ...]:
 
 
 def _number(lowest: int) -> Callable[[str, str], int]:
-    def read(variable: str, text: str) -> int:
+    def read(source: str, text: str) -> int:
         if not text.isdecimal() or not lowest <= int(text) <= _MANY:
-            raise _wrong(variable, text, f"a whole number from {lowest} to {_MANY}")
+            raise _wrong(source, text, f"a whole number from {lowest} to {_MANY}")
         return int(text)
 
     return read
 
 
-def _boolean(variable: str, text: str) -> bool:
+def _boolean(source: str, text: str) -> bool:
     words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
     if text.lower() not in words:
-        raise _wrong(variable, text, "true or false")
+        raise _wrong(source, text, "true or false")
     return words[text.lower()]
 
 
 def _choice(kind: type[_Closed]) -> Callable[[str, str], _Closed]:
-    def read(variable: str, text: str) -> _Closed:
+    def read(source: str, text: str) -> _Closed:
         known = {cast(str, value.value): value for value in kind}
         if text.lower() not in known:
-            raise _wrong(variable, text, f"one of {', '.join(known)}")
+            raise _wrong(source, text, f"one of {', '.join(known)}")
         return known[text.lower()]
 
     return read
 
 
-def _wrong(variable: str, text: str, wanted: str) -> ConfigError:
-    return ConfigError(f"environment: {variable}={text!r} is not {wanted}", code="settings")
+def _wrong(source: str, text: str, wanted: str) -> ConfigError:
+    return ConfigError(f"{source}={text!r} is not {wanted}", code="settings")
 
 
 _READERS: dict[str, Callable[[str, str], object]] = {

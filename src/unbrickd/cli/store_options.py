@@ -28,7 +28,7 @@ from unbrickd.store.vault import StoredGeneration, Vault
 
 
 def add_store_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--store", type=Path, metavar="DIR", help="where the backups are kept (default: as for serve)")
+    parser.add_argument("--store", metavar="DIR", help="where the backups are kept (default: as for serve)")
     parser.add_argument("--json", action="store_true", help="write JSON, for programs")
 
 

@@ -94,6 +94,23 @@ def test_settings_variable_that_is_wrong_is_named(config: Path, variable: str, v
         load_settings({"config": str(config)}, {variable: value})
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("keep", "0", "--keep='0' is not a whole number from 1 to"),
+        ("keep", "many", "--keep='many' is not"),
+        ("max_devices", "-1", "--max-devices='-1' is not"),
+        ("log_level", "loud", "--log-level='loud' is not one of debug, info, warning, error"),
+        ("store", "", "--store='' is not a folder"),
+    ],
+)
+def test_settings_flag_that_is_wrong_is_named(config: Path, key: str, value: str, said: str) -> None:
+    config.write_text("")
+    with pytest.raises(ConfigError) as caught:
+        load_settings({"config": str(config), key: value}, {})
+    assert said in str(caught.value)
+
+
 def test_settings_address_that_is_none_is_refused_before_anything_is_opened(config: Path) -> None:
     config.write_text("")
     with pytest.raises(ConfigError, match="is not an address"):
