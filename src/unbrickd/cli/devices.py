@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from unbrickd.cli.main import Subparsers
 from unbrickd.cli.narrate import JsonValue
@@ -61,6 +62,9 @@ def run(args: argparse.Namespace) -> int:
                 for row, generations in rows
             ]
         )
+        return 0
+    if not rows:
+        print("no device is backed up here yet; `unbrickd doctor` says what may keep them away", file=sys.stderr)
         return 0
     print_table(
         ("name", "id", "model", "generations", "newest good", "last seen"),

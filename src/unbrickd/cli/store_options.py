@@ -18,8 +18,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from unbrickd.adapters.store.open import open_vault
-from unbrickd.adapters.store.sqlite import FILE_NAME
+from unbrickd.adapters.store.open import has_store, open_vault
 from unbrickd.cli.narrate import JsonValue
 from unbrickd.cli.settings import load_settings
 from unbrickd.errors import ConfigError
@@ -53,7 +52,7 @@ def open_store(args: argparse.Namespace, *, exclusive: bool = False) -> Abstract
     """The store that flags and settings name; `exclusive` to change it, which a running server does not allow."""
     directory = store_directory(args)
     # A misspelt --store is an error, not a new and empty store.
-    return open_vault(directory, exclusive=exclusive and (directory / FILE_NAME).is_file())
+    return open_vault(directory, exclusive=exclusive and has_store(directory))
 
 
 def label_of(row: DeviceRow) -> str:

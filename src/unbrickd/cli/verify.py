@@ -9,7 +9,7 @@ import sys
 from rich.console import Console
 from rich.progress import Progress
 
-from unbrickd.adapters.store.open import rebuild_catalogue
+from unbrickd.adapters.store.open import has_store, rebuild_catalogue
 from unbrickd.cli.main import Subparsers
 from unbrickd.cli.store_options import add_store_options, open_store, print_json, store_directory
 from unbrickd.errors import IntegrityError, StorageError
@@ -43,7 +43,7 @@ def add_parser(subparsers: Subparsers) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     if args.rebuild:
         directory = store_directory(args)
-        if not directory.is_dir():
+        if not has_store(directory) and not directory.is_dir():
             raise StorageError(f"there is no store in {directory}", code="missing", hint="name another --store")
         count = rebuild_catalogue(directory)
         print(f"the catalogue was made again: {count} generations", file=sys.stderr)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -253,6 +254,25 @@ def test_store_that_is_not_there_is_an_error_and_is_not_made(
         code, _, err = run(capsys, *command, "--store", str(nowhere))
         assert code == 4 and "there is no store in" in err
     assert not nowhere.exists()
+
+
+def test_store_that_one_may_not_look_into_is_an_error_that_says_who_may(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_file", refuse)  # root may look into everything
+    monkeypatch.setenv("UNBRICKD_STORE", str(tmp_path))
+    for command in (["devices"], ["verify"], ["pin", "x", "1"], ["verify", "--rebuild"]):
+        code, out, err = run(capsys, *command)
+        assert (code, out) == (4, "") and "you may not look into" in err and "hint: run this as the user" in err
+
+
+def test_devices_of_an_empty_store_says_where_to_look_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with open_vault(tmp_path, exclusive=True):
+        code, out, err = run(capsys, "devices", "--store", str(tmp_path))
+    assert (code, out) == (0, "") and "no device is backed up here yet" in err
 
 
 @pytest.mark.parametrize(

@@ -173,7 +173,9 @@ class FileBlobStore:
         with translated("cannot look for an upload"):
             there = _allocated_bytes(part)
         if self.free_bytes() < length_bytes - there + self._reserve_bytes:
-            raise disk_full(f"an image of {length_bytes} bytes does not fit")
+            raise disk_full(
+                f"{length_bytes} bytes do not fit beside the {self._reserve_bytes >> 20} MiB that stay free"
+            )
         upload = FileUpload(self, self._ops, part, self._path(image_digest), length_bytes)
         self._open_parts.add(part)
         return upload

@@ -39,14 +39,14 @@ def open_vault(
     """The store in that directory, until the context ends.
 
     exclusive: for a server; the directory is made if need be, and whatever a crash left half done is put right first.
-    Otherwise for reading only, also while a server runs. Raises StorageError "in-use", "not-writable", "missing" or
-    "corrupt-catalogue".
+    Otherwise for reading only, also while a server runs. Raises StorageError "in-use", "not-writable", "not-readable",
+    "missing" or "corrupt-catalogue".
     """
     if exclusive:
         with _locked(directory), _writable(directory, clock, policy, reserve_bytes) as vault:
             yield vault
         return
-    if not (directory / FILE_NAME).is_file():
+    if not has_store(directory):
         raise StorageError(
             f"there is no store in {directory}", code="missing", hint="start the server once, or name another --store"
         )
@@ -63,6 +63,18 @@ def open_vault(
         )
     finally:
         catalogue.close()
+
+
+def has_store(directory: Path) -> bool:
+    """Raises StorageError "not-readable"."""
+    try:
+        return (directory / FILE_NAME).is_file()
+    except PermissionError as error:
+        raise StorageError(
+            f"you may not look into {directory}",
+            code="not-readable",
+            hint="run this as the user whose server keeps its backups there, or name another --store",
+        ) from error
 
 
 def rebuild_catalogue(directory: Path, *, clock: Callable[[], float] = time.time) -> int:
@@ -131,7 +143,12 @@ def _writable(
 def _locked(directory: Path) -> Iterator[None]:
     """Be the only server on the store. Raises StorageError "in-use" or "not-writable"."""
     with translated(f"cannot use {directory}"):
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except FileExistsError as error:
+            raise StorageError(
+                f"{directory} is no folder", code="not-writable", hint="name a folder with --store"
+            ) from error
         lock = FileLock(directory / _LOCK, thread_local=False)
         try:
             lock.acquire(timeout=0)

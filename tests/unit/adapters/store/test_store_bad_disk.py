@@ -111,6 +111,7 @@ def test_store_reserve_refuses_an_upload_ahead(tmp_path: Path) -> None:
         with pytest.raises(StorageError) as raised:
             vault.stage(A, manifest(image(1)))
         assert raised.value.code == "disk-full"
+        assert f"beside the {1 << 42} MiB that stay free" in str(raised.value)
 
 
 def test_store_on_a_real_full_file_system_says_so_and_recovers(tmp_path: Path) -> None:
@@ -145,12 +146,13 @@ def test_store_on_a_real_full_file_system_says_so_and_recovers(tmp_path: Path) -
 # A directory that cannot be written
 
 
-def test_store_below_a_file_is_not_writable(tmp_path: Path) -> None:
+def test_store_that_is_or_lies_below_a_file_is_not_writable(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(StorageError) as raised, open_vault(tmp_path / "file" / "store", exclusive=True):
-        pass
-    assert raised.value.code == "not-writable"
-    assert raised.value.hint
+    for path in (tmp_path / "file" / "store", tmp_path / "file"):
+        with pytest.raises(StorageError) as raised, open_vault(path, exclusive=True):
+            pass
+        assert raised.value.code == "not-writable"
+        assert "folder" in raised.value.hint or "directory" in raised.value.hint
 
 
 def test_store_on_a_read_only_file_system_is_not_writable_but_can_be_read(tmp_path: Path) -> None:
