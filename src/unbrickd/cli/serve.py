@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import secrets
@@ -138,6 +139,8 @@ class _Session:
         addresses = ", ".join(f"{where.transport.value} {where.address}" for where in bound)
         devices = len(self._vault.devices())
         log.info("listening on %s; backups of %d devices in %s", addresses, devices, self._settings.store)
+        gc.collect()
+        gc.freeze()  # what there is now stays, and need not be searched for garbage again
 
     def _event(self, event: Event) -> None:
         match event:
