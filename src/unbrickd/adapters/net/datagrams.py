@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 
 from unbrickd.adapters.net import packet_info
-from unbrickd.adapters.net.packet_info import ANY, Ancillary, Local, Origin
+from unbrickd.adapters.net.packet_info import ANY, Ancillary, Local, Origin, Way
 from unbrickd.model.peer import Batch, Datagram, Peer
 from unbrickd.wire.framing import MAX_MESSAGE_BYTES, Octets
 
@@ -39,7 +39,10 @@ class DatagramSocket:
         self._socket = sock
         self._peer_of = peer_of
         self._buffer = memoryview(bytearray(_BUFFER_BYTES))
+        self._family = int(sock.family)
         self._last: tuple[object, list[Ancillary], Peer] | None = None
+        self._way: tuple[tuple[str, int, int, Local], Way] | None = None
+        """To whom was sent last, and how."""
         self.sends_batches = _knows_segments(sock)
         """Whether datagrams leave together; false once the way out has refused that."""
         if sys.platform == "linux":
@@ -60,9 +63,11 @@ class DatagramSocket:
             except OSError:
                 continue  # an earlier datagram found no one (ECONNREFUSED; Windows: WSAECONNRESET)
             message_bytes = length
-            for level, kind, told in ancillary:
-                if level == _SOL_UDP and kind == _UDP_GRO:
-                    message_bytes = int.from_bytes(told, sys.byteorder)
+            for item in ancillary:
+                if item[:2] == (_SOL_UDP, _UDP_GRO):
+                    message_bytes = int.from_bytes(item[2], sys.byteorder)
+                    ancillary.remove(item)
+                    break
             peer = self._peer(address, ancillary)
             end = at + length
             while at < end:
@@ -71,12 +76,16 @@ class DatagramSocket:
             at = end
         return received
 
-    def _peer(self, address: tuple[str | int, ...], ancillary: list[Ancillary]) -> Peer:
-        told = [item for item in ancillary if item[0] != _SOL_UDP]
+    def _peer(self, address: tuple[str | int, ...], told: list[Ancillary]) -> Peer:
         if self._last is None or self._last[0] != address or self._last[1] != told:
-            peer = self._peer_of(packet_info.origin_of(self._socket.family, address, told))
-            self._last = address, told, peer
+            self._last = address, told, self._peer_of(packet_info.origin_of(self._family, address, told))
         return self._last[2]
+
+    def _way_to(self, host: str, port: int, interface: int, local: Local) -> Way:
+        peer = host, port, interface, local
+        if self._way is None or self._way[0] != peer:
+            self._way = peer, packet_info.way_to(self._family, host, port, interface=interface, local=local)
+        return self._way[1]
 
     def send(
         self, octets: Octets, message_bytes: int, host: str, port: int, *, interface: int = 0, local: Local = ANY
@@ -86,13 +95,14 @@ class DatagramSocket:
         Returns how many bytes are done with; the rest is to be sent again when the socket is writable.
         """
         view, at, refused = memoryview(octets), 0, False
+        way = self._way_to(host, port, interface, local)
         several_bytes = min(SEND_MAX_MESSAGES, SEND_MAX_BYTES // message_bytes) * message_bytes
         while at < len(view):
             several = self.sends_batches and several_bytes > message_bytes and len(view) - at > message_bytes
             piece = view[at : at + (several_bytes if several else message_bytes)]
-            extra = [(_SOL_UDP, _UDP_SEGMENT, _SEGMENT_BYTES.pack(message_bytes))] if several else []
+            extra = ((_SOL_UDP, _UDP_SEGMENT, _SEGMENT_BYTES.pack(message_bytes)),) if several else ()
             try:
-                packet_info.send(self._socket, piece, host, port, interface=interface, local=local, ancillary=extra)
+                packet_info.send(self._socket, piece, way, ancillary=extra)
             except BlockingIOError:
                 self.sends_batches = self.sends_batches or refused
                 return at

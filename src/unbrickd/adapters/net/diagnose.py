@@ -190,7 +190,8 @@ def _probe(host: str, port: int, *, interface: int, expected: bytes | None = Non
         sock.setblocking(False)
         for _ in range(TRIES):
             with suppress(OSError):
-                packet_info.send(sock, probe, host, port, interface=interface)
+                way = packet_info.way_to(sock.family, host, port, interface=interface)
+                packet_info.send(sock, probe, way)
             for octets in _within(sock, PATIENCE_S):
                 try:
                     answer = decode(octets).message
@@ -272,7 +273,9 @@ def _way_out(card: Card) -> list[Finding]:
     with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
         try:
-            packet_info.send(sock, b"", packet_info.BROADCAST, DEVICE_PORT, interface=card.index)
+            packet_info.send(
+                sock, b"", packet_info.way_to(sock.family, packet_info.BROADCAST, DEVICE_PORT, interface=card.index)
+            )
         except PermissionError:
             text = f"a firewall here keeps the server from answering by {card.name}"
             mend = f"allow outgoing UDP to port {DEVICE_PORT}; `sudo nft list ruleset` shows the rule to delete"
@@ -337,7 +340,9 @@ def _hears_itself(card: Card, port: int) -> bool:
         mouth.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
         for _ in range(TRIES):
             with suppress(OSError):
-                packet_info.send(mouth, token, packet_info.BROADCAST, port, interface=card.index)
+                packet_info.send(
+                    mouth, token, packet_info.way_to(mouth.family, packet_info.BROADCAST, port, interface=card.index)
+                )
             if token in _within(ear, PATIENCE_S):
                 return True
     return False

@@ -13,7 +13,6 @@ from __future__ import annotations
 import socket
 import struct
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from unbrickd.wire.framing import Octets
@@ -99,37 +98,36 @@ def origin_of(family: int, address: tuple[str | int, ...], ancillary: list[Ancil
     )
 
 
-def send(
-    sock: socket.socket,
-    octets: Octets,
-    host: str,
-    port: int,
-    *,
-    interface: int = 0,
-    local: Local = ANY,
-    ancillary: Sequence[Ancillary] = (),
-) -> None:
-    """Send one datagram, by `interface` if it is not 0; `ancillary` goes with it, where the platform has such.
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a datagram gets to its peer: what sendmsg(2) is told."""
 
-    To a host that has no address, or if we ourselves have none, by broadcast. Raises OSError.
-    """
-    told, flags = list(ancillary), 0
     to: tuple[str, int] | tuple[str, int, int, int]
-    family = sock.family  # it is made anew each time
+    told: tuple[Ancillary, ...] = ()
+    flags: int = 0
+
+
+def way_to(family: int, host: str, port: int, *, interface: int = 0, local: Local = ANY) -> Way:
+    """By `interface` if it is not 0. To a host that has no address, or if we ourselves have none, by broadcast."""
     if family == socket.AF_INET6:
-        to = (host, port, 0, interface)
-        if local.address and tells_interface(family):
-            told.append((socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, _PKTINFO_6.pack(local.address, interface)))
-    else:
-        to = (BROADCAST if host == NO_ADDRESS or local.has_no_address else host, port)
-        if interface and tells_interface(family):
-            where = _PKTINFO_4.pack(interface, local.address or bytes(4), bytes(4))
-            told.append((socket.IPPROTO_IP, _IP_PKTINFO, where))
-            flags = socket.MSG_DONTROUTE if local.on_link else 0
+        if not local.address or not tells_interface(family):
+            return Way((host, port, 0, interface))
+        where = _PKTINFO_6.pack(local.address, interface)
+        return Way((host, port, 0, interface), ((socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, where),))
+    to = (BROADCAST if host == NO_ADDRESS or local.has_no_address else host, port)
+    if not interface or not tells_interface(family):
+        return Way(to)
+    where = _PKTINFO_4.pack(interface, local.address or bytes(4), bytes(4))
+    return Way(to, ((socket.IPPROTO_IP, _IP_PKTINFO, where),), socket.MSG_DONTROUTE if local.on_link else 0)
+
+
+def send(sock: socket.socket, octets: Octets, way: Way, *, ancillary: tuple[Ancillary, ...] = ()) -> None:
+    """Send one datagram; `ancillary` goes with it, where the platform has such. Raises OSError."""
+    told = ancillary + way.told
     if told:
-        sock.sendmsg((octets,), told, flags, to)
+        sock.sendmsg((octets,), told, way.flags, way.to)
     else:
-        sock.sendto(octets, to)
+        sock.sendto(octets, way.to)
 
 
 def join(sock: socket.socket, interface: int) -> None:

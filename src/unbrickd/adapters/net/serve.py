@@ -62,6 +62,8 @@ class _Runner:
         self._tcp: list[TcpListener] = []
         self._flows = OpenFlows()
         self._carriers: dict[int, UdpSocket | TcpConnection] = {}
+        self._blocked: frozenset[int] = frozenset()
+        """Channels that take no more for now."""
         self._last_channel = 0
         self._pump_is_due = False
         self._working: set[asyncio.Future[None]] = set()
@@ -88,7 +90,7 @@ class _Runner:
             listener = TcpListener(
                 channels=self._new_channel,
                 on_datagrams=self._received,
-                on_writable=self._pump_soon,
+                on_writable=self._writable,
                 on_gone=self._gone,
             )
             try:
@@ -110,7 +112,7 @@ class _Runner:
             address,
             channels=self._new_channel,
             on_datagrams=self._received,
-            on_writable=self._pump_soon,
+            on_writable=self._writable,
         )
 
     async def close(self) -> None:
@@ -149,13 +151,11 @@ class _Runner:
 
     def _pump(self) -> None:
         """Send what the core has, a burst at a time; then wait for its next timer."""
-        blocked = self._blocked()
         for _ in range(BURST_BATCHES):
-            batch = self._server.next_batch(blocked)
+            batch = self._server.next_batch(self._blocked)
             if batch is None:
                 break
-            if self._is_blocked_after(batch):
-                blocked = self._blocked()
+            self._send(batch)
         else:
             self._pump_soon()
         while (work := self._server.next_work()) is not None:
@@ -176,16 +176,20 @@ class _Runner:
         self._working.add(running)
         running.add_done_callback(done)
 
-    def _is_blocked_after(self, batch: Batch) -> bool:
-        """Send it; whether what carries it takes no more for now."""
+    def _send(self, batch: Batch) -> None:
         carrier = self._carriers.get(batch.peer.channel)
         if carrier is None:
-            return False
+            return
         carrier.send(batch)
-        return carrier.is_blocked
+        if carrier.is_blocked:
+            self._find_blocked()
 
-    def _blocked(self) -> frozenset[int]:
-        return frozenset(channel for channel, carrier in self._carriers.items() if carrier.is_blocked)
+    def _writable(self) -> None:
+        self._find_blocked()
+        self._pump_soon()
+
+    def _find_blocked(self) -> None:
+        self._blocked = frozenset(channel for channel, carrier in self._carriers.items() if carrier.is_blocked)
 
     def _pump_soon(self) -> None:
         if not self._pump_is_due:
