@@ -59,7 +59,7 @@ def test_log_of_every_event_is_a_sentence_and_a_json_object(event: e.Event, caps
         start_logging(LogLevel.DEBUG, LogFormat.JSON)
         log_event(event, lambda _: "R1-1234")
     finally:
-        logging.basicConfig(handlers=[logging.NullHandler()], force=True)
+        logging.basicConfig(level=logging.WARNING, handlers=[logging.NullHandler()], force=True)
     line = json.loads(capsys.readouterr().err)
     assert line["message"] == said and line["peer"] == "udp:192.168.1.1:21531"
     assert record(event).items() <= line.items()
