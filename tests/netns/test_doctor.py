@@ -63,9 +63,9 @@ class Bench:
     def serve(self, *flags: str) -> None:
         self.stack.callback(Server(self.pc, self.home / "store", "--log-level", "error", *flags).end)
 
-    def faults(self) -> dict[str, Finding]:
+    def faults(self, *flags: str) -> dict[str, Finding]:
         """By code; the exit code agrees with them."""
-        words = (*UNBRICKD, "doctor", "--json", "--store", str(self.home / "store"))
+        words = (*UNBRICKD, "doctor", "--json", *(flags or ("--store", str(self.home / "store"))))
         done = subprocess.run(
             self.pc.inside(*UNPRIVILEGED, *words),
             capture_output=True,
@@ -174,6 +174,21 @@ def test_doctor_server_on_the_wrong_card_is_named(bench: Bench) -> None:
     assert "deaf on card" in faults["wrong-card"]["text"]
 
 
+def test_doctor_card_without_an_address_beside_one_with_is_no_fault(bench: Bench) -> None:
+    """The dead router gives none, and the PC has its Wi-Fi besides."""
+    bench.plug()
+    cable(bench.pc, "wifi", bench.other, "ap")
+    bench.pc.ip("address flush dev card")
+    bench.pc.ip("address add 10.0.0.5/24 dev wifi")
+    bench.serve()
+    assert bench.faults() == {}
+
+
+def test_doctor_address_that_is_not_here_is_the_only_fault(bench: Bench) -> None:
+    bench.plug()
+    assert list(bench.faults("--udp", "192.168.7.7:21530")) == ["address-not-here"]
+
+
 def test_doctor_no_answer_path_is_named(bench: Bench) -> None:
     bench.plug()
     bench.serve()
@@ -193,12 +208,17 @@ def test_doctor_reverse_path_filter_is_named_and_mended(bench: Bench) -> None:
     assert bench.faults() == {}
 
 
-def test_doctor_store_of_somebody_else_is_named(bench: Bench) -> None:
+def test_doctor_store_of_somebody_else_is_named_and_only_our_own_is_taken_over(bench: Bench) -> None:
     bench.plug()
-    (bench.home / "store").mkdir(mode=0o700)
-    faults = bench.faults()
-    assert set(faults) == {"store-not-writable", "server-not-running"}
-    assert str(bench.home / "store") in faults["store-not-writable"]["mend"]
+    ours = bench.home / ".local/share/unbrickd/store"
+    for store in (bench.home / "store", ours):
+        store.mkdir(mode=0o700, parents=True)
+    for folder in (bench.home / "store", bench.home / "store" / "below"):
+        faults = bench.faults("--store", str(folder))
+        assert set(faults) == {"store-not-writable", "server-not-running"}
+        assert "chown" not in faults["store-not-writable"]["mend"]
+    faults = bench.faults("--udp", "0.0.0.0:21530")
+    assert faults["store-not-writable"]["mend"] == f'sudo chown -R "$USER" {ours}'
 
 
 def test_doctor_full_disk_is_named(bench: Bench) -> None:

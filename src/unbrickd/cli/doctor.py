@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import shutil
 from pathlib import Path
 
@@ -60,14 +61,17 @@ def run(args: argparse.Namespace) -> int:
 
 def diagnose_store(store: Path) -> list[Finding]:
     """Whether backups can be kept there."""
-    there = next(path for path in (store, *store.absolute().parents) if path.exists())
+    there = next(path for path in (store, *store.absolute().parents) if os.access(path, os.F_OK))
     if not there.is_dir() or not os.access(there, os.R_OK | os.W_OK | os.X_OK):
+        mend = "name another folder with --store, or be the user whom this one belongs to"
+        if there == default_store():  # no other folder: it may be somebody's own, and hold more than backups
+            mend = f'sudo chown -R "$USER" {shlex.quote(str(there))}'
         return [
             Finding(
                 level=Level.FAULT,
                 code="store-not-writable",
-                text=f"the store {store} may not be written to by you: {there} belongs to somebody else, or is locked",
-                mend=f'sudo chown -R "$USER" {there}' if there == store else "name another folder with --store",
+                text=f"backups cannot be kept in {store}: you may not write to {there}",
+                mend=mend,
             )
         ]
     free = shutil.disk_usage(there).free

@@ -74,7 +74,7 @@ def _refused(kind: socket.SocketKind, host: str, port: int, error: OSError) -> C
         return ConfigError(
             f"{name} is in use",
             code="port-in-use",
-            hint="is another `unbrickd serve` running? Stop it, or choose another port with --udp or --tcp",
+            hint="is another `unbrickd serve` running? `unbrickd doctor` names the program that has it",
         )
     if error.errno in (errno.EACCES, errno.EPERM):
         return ConfigError(f"{name} may not be used", code="port-not-allowed", hint="choose a port above 1023")

@@ -37,6 +37,7 @@ LINK_PATIENCE_S = 3.0
 """For a card that was just switched on or plugged in: the two ends agree on a speed first."""
 USUAL_DEVICE = "192.168.1.1"
 """The address that most routers come with."""
+_RUNS, _RUNS_NOT = "server", "server-not-running"
 _ANY = ("0.0.0.0", "::")
 _IFF_UP, _IFF_BROADCAST, _IFF_LOOPBACK, _IFF_RUNNING = 0x1, 0x2, 0x8, 0x40
 _SIOCGIFFLAGS, _SIOCGIFADDR = 0x8913, 0x8915
@@ -81,22 +82,19 @@ def diagnose_network(udp_addresses: Sequence[tuple[str, int]]) -> list[Finding]:
         return [*findings, Finding(level=Level.NOTE, code="no-udp", text="the server is not to use UDP over IPv4")]
     port = addresses[0][1]
     server_id = _server_at(port, [host for host, _ in addresses])
-    findings.append(_server(server_id, addresses))
-    narrow = _wrong_card(live, addresses, port)
+    server = _server(server_id, addresses)
+    findings.append(server)
+    is_ours = server.code in (_RUNS, _RUNS_NOT)
+    narrow = _wrong_card(live, addresses, port) if is_ours else []
     findings += narrow
     for card in live:
         findings += _way_out(card)
         findings += _reverse_path(card)
-        if not narrow and _may_hear(findings):
-            findings.append(_way_in(card, port, server_id))
+        if is_ours and not narrow:
+            findings.append(_way_in(card, live, port, server_id))
     if known is None:
         findings.append(_unknown_firewall(port))
     return findings
-
-
-def _may_hear(findings: Sequence[Finding]) -> bool:
-    """Whether it makes sense to ask what comes in: somebody else on the port hears it in our place."""
-    return not any(f.level is Level.FAULT and f.code in ("port-in-use", "address-not-here") for f in findings)
 
 
 # Cards and links
@@ -213,7 +211,7 @@ def _within(sock: socket.socket, patience_s: float) -> Iterator[bytes]:
 def _server(server_id: bytes | None, addresses: Sequence[tuple[str, int]]) -> Finding:
     port = addresses[0][1]
     if server_id is not None:
-        return Finding(level=Level.OK, code="server", text=f"the server is running, on UDP port {port}")
+        return Finding(level=Level.OK, code=_RUNS, text=f"the server is running, on UDP port {port}")
     try:
         for address in addresses:
             bound_socket(socket.SOCK_DGRAM, address).close()
@@ -229,9 +227,7 @@ def _server(server_id: bytes | None, addresses: Sequence[tuple[str, int]]) -> Fi
             text=f"UDP port {port} is in use by {who}, which is no unbrickd server",
             mend=kill or f"sudo ss -ulpn 'sport = :{port}'  # shows which program to stop",
         )
-    return Finding(
-        level=Level.FAULT, code="server-not-running", text="the server is not running", mend="unbrickd serve"
-    )
+    return Finding(level=Level.FAULT, code=_RUNS_NOT, text="the server is not running", mend="unbrickd serve")
 
 
 def _holders(port: int) -> list[tuple[int, str, str]]:
@@ -314,7 +310,11 @@ def _number(path: str) -> int:
         return 0
 
 
-def _way_in(card: Card, port: int, server_id: bytes | None) -> Finding:
+def _way_in(card: Card, live: Sequence[Card], port: int, server_id: bytes | None) -> Finding:
+    if server_id is not None and not card.address and any(other.address for other in live):
+        # Linux sends our Probe from another card's address, and the server's answer leaves by the cable of this one.
+        text = f"whether a firewall drops what devices send by {card.name} cannot be seen while it has no address"
+        return Finding(level=Level.NOTE, code="firewall", text=text)
     hears = _hears_itself(card, port) if server_id is None else _is_answered(card, port, server_id)
     if hears:
         return Finding(level=Level.OK, code="way-in", text=f"what devices send by {card.name} comes in")
