@@ -386,8 +386,8 @@ static void serve_device(struct device *d)
 			break;
 		for (at = 0, left = (uint32_t)length; left; at += each, left -= left < each ? left : each)
 			take(d, came + at, left < each ? left : each, now);
-		poll_device(d, now);
 	}
+	poll_device(d, now_us());
 }
 
 static void run(int readiness, uint64_t deadline_us)
