@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from unbrickd.adapters.net import packet_info
-from unbrickd.adapters.net.server_udp import MAX_HELD, UdpSocket
+from unbrickd.adapters.net.server_udp import MAX_BATCH, MAX_HELD, UdpSocket
 from unbrickd.model.peer import Batch, Peer, Transport
+from unbrickd.wire.framing import Octets
 
 PATIENCE_S = 10.0
 
@@ -33,7 +34,7 @@ def in_loop(scene: Callable[[UdpSocket, asyncio.Event], None]) -> bool:
             asyncio.get_running_loop(),
             ("127.0.0.1", 0),
             channels=lambda _: 1,
-            on_datagrams=lambda _: None,
+            on_datagrams=lambda _: 0.0,
             on_writable=writable.set,
         )
         try:
@@ -84,3 +85,46 @@ def test_udp_socket_loses_what_the_network_refuses_and_goes_on(client: socket.so
 
     assert not in_loop(scene)
     assert client.recv(100) == b"after"
+
+
+def taken(client: socket.socket, *, first: int, gather_s: float) -> list[tuple[float, int]]:
+    """(when, how many) at each reading: of `first` datagrams, then of two that came meanwhile, then of one more."""
+
+    async def play() -> list[tuple[float, int]]:
+        loop = asyncio.get_running_loop()
+        readings: list[tuple[float, int]] = []
+        done = asyncio.Event()
+
+        def say(count: int) -> None:
+            for _ in range(count):
+                client.sendto(b"?", ("127.0.0.1", opened.bound.port))
+
+        def take(datagrams: list[tuple[Peer, Octets]]) -> float:
+            readings.append((loop.time(), len(datagrams)))
+            say({1: 2, 2: 1}.get(len(readings), 0))
+            if len(readings) == 3:
+                done.set()
+            return gather_s if len(readings) == 1 else 0.0
+
+        opened = UdpSocket(loop, ("127.0.0.1", 0), channels=lambda _: 1, on_datagrams=take, on_writable=lambda: None)
+        try:
+            say(first)
+            await asyncio.wait_for(done.wait(), PATIENCE_S)
+            return readings
+        finally:
+            opened.close()
+
+    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+        return runner.run(play())
+
+
+def test_udp_socket_lets_gather_what_may_and_then_reads_as_before(client: socket.socket) -> None:
+    gather_s = 0.05
+    readings = taken(client, first=1, gather_s=gather_s)
+    assert [count for _, count in readings] == [1, 2, 1]
+    assert readings[1][0] - readings[0][0] >= gather_s
+
+
+def test_udp_socket_with_more_to_read_lets_nothing_gather(client: socket.socket) -> None:
+    readings = taken(client, first=MAX_BATCH, gather_s=10 * PATIENCE_S)
+    assert [count for _, count in readings] == [MAX_BATCH, 2, 1]

@@ -349,6 +349,11 @@ class BackupSession:
         if due_s is not None and now_s >= due_s:
             self._advance(now_s)
 
+    @property
+    def may_gather(self) -> bool:
+        """Whether what the device sends may wait a little, to be taken together."""
+        return self._incoming is not None and self._incoming.may_gather
+
     def silent(self, now_s: float) -> bool:
         """Whether the device sends nothing of what it was asked for, for too long."""
         return self._incoming is not None and self._incoming.silent(now_s)

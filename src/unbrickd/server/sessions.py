@@ -95,6 +95,14 @@ class Sessions:
         return next(iter(self._resting.values()), None)
 
     @property
+    def may_gather(self) -> bool:
+        """Whether nothing goes on but uploads whose blocks may gather."""
+        at_work = len(self._entries) - len(self._resting)
+        return 0 < at_work == len(self._uploading) and all(
+            isinstance(session, BackupSession) and session.may_gather for session in self._uploading
+        )
+
+    @property
     def uploading(self) -> int:
         """How many do."""
         return len(self._uploading)

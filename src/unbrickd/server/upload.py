@@ -12,7 +12,7 @@ from typing import Protocol
 
 from unbrickd.model.codec import decode_generation
 from unbrickd.model.manifest import Manifest, SealedGeneration
-from unbrickd.server.limits import REOPEN_S, SILENCE_S, ServerLimits
+from unbrickd.server.limits import GATHER_BLOCKS, GATHER_PART, GATHER_S, REOPEN_S, SILENCE_S, ServerLimits
 from unbrickd.server.port import Refusal
 from unbrickd.store.vault import Vault
 from unbrickd.transfer.receiver import Receiver, TransferStats
@@ -144,6 +144,12 @@ class IncomingTransfer:
     @property
     def stats(self) -> TransferStats:
         return self._receiver.stats
+
+    @property
+    def may_gather(self) -> bool:
+        """Whether blocks may wait GATHER_S to be taken together."""
+        is_long = self.stats.srtt_s >= GATHER_PART * GATHER_S
+        return is_long and self._receiver.outstanding_blocks >= GATHER_BLOCKS
 
     def silent(self, now_s: float) -> bool:
         return not self.complete and self._receiver.silent_s(now_s) >= SILENCE_S

@@ -158,6 +158,11 @@ class Receiver:
         """Whether every segment was accepted."""
         return self._head == len(self._segments)
 
+    @property
+    def outstanding_blocks(self) -> int:
+        """Those that were asked for, have not come and do not count as lost."""
+        return len(self._flights)
+
     def silent_s(self, now_s: float) -> float:
         """Since the last new block, or since blocks were first awaited if that is later."""
         return now_s - self._quiet_since_s

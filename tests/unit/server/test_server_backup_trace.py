@@ -12,7 +12,7 @@ from unbrickd.errors import StorageError
 from unbrickd.model.manifest import GENERATION_OBJECT_ID
 from unbrickd.model.peer import Transport
 from unbrickd.server import events
-from unbrickd.server.limits import ServerLimits
+from unbrickd.server.limits import GATHER_BLOCKS, GATHER_PART, GATHER_S, ServerLimits
 from unbrickd.server.upload import SAFE_BLOCK_BYTES
 from unbrickd.sim.memory_store import MemoryUpload
 from unbrickd.sim.trace import BLOCK_BYTES, CONFIG, ERASE_BLOCK_BYTES, FIRMWARE, TracedDevice, TracedServer
@@ -432,3 +432,52 @@ def test_backup_whose_session_ends_while_the_disk_is_slow_lets_go_of_its_upload_
     device.session += 1
     moved = device.back_up()
     assert device.sealed is not None and moved == len(device.sealed.document) + len(CONFIG_1), "the firmware was kept"
+
+
+def gathered(lab: TracedServer, device: TracedDevice, *, rtt_s: float) -> list[tuple[int, float]]:
+    """(blocks outstanding, how long the next may gather) after each block of an upload with that round trip."""
+    firmware = random.Random(3).randbytes(64 * ERASE_BLOCK_BYTES)
+    device.make(1, firmware, CONFIG_1)
+    device.probe()
+    device.ask(device.backup(), m.BackupAck)
+    device.upload(GENERATION_OBJECT_ID, 1)
+    _, *asked = device.say(device.data_start(FIRMWARE), transfer=2)
+    outstanding, seen = 0, []
+    while asked:
+        lab.now_s += rtt_s
+        requests = [packet.message for packet in asked if isinstance(packet.message, m.BlockRequest)]
+        places = [
+            (request.request, at)
+            for request in requests
+            for offset, length in request.ranges
+            for at in range(offset, offset + length, BLOCK_BYTES)
+        ]
+        outstanding, asked = outstanding + len(places), []
+        for request, at in places:
+            block = m.DataBlock(request=request, offset_bytes=at, payload=firmware[at : at + BLOCK_BYTES])
+            asked += device.say(block, transfer=2)
+            outstanding -= 1
+            more = sum(length for p in asked if isinstance(p.message, m.BlockRequest) for _, length in p.message.ranges)
+            seen.append((outstanding + more // BLOCK_BYTES, lab.server.gather_s))
+    return seen
+
+
+def test_backup_blocks_may_gather_while_many_are_outstanding(lab: TracedServer, device: TracedDevice) -> None:
+    seen = gathered(lab, device, rtt_s=2 * GATHER_PART * GATHER_S)
+    assert {many for many, _ in seen} >= {0, GATHER_BLOCKS - 1, GATHER_BLOCKS}
+    assert all(gather_s == (GATHER_S if many >= GATHER_BLOCKS else 0.0) for many, gather_s in seen)
+
+
+def test_backup_blocks_of_a_short_round_trip_may_not_gather(lab: TracedServer, device: TracedDevice) -> None:
+    seen = gathered(lab, device, rtt_s=GATHER_PART * GATHER_S * 0.9)
+    assert max(many for many, _ in seen) >= GATHER_BLOCKS
+    assert {gather_s for _, gather_s in seen} == {0.0}
+
+
+def test_backup_blocks_may_not_gather_while_another_device_restores(
+    lab: TracedServer, device: TracedDevice, other: TracedDevice
+) -> None:
+    other.make(1, FIRMWARE_1, b"c")
+    other.back_up()
+    other.offered()
+    assert {gather_s for _, gather_s in gathered(lab, device, rtt_s=2 * GATHER_PART * GATHER_S)} == {0.0}

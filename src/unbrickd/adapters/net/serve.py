@@ -134,12 +134,13 @@ class _Runner:
 
     # In
 
-    def _received(self, datagrams: list[tuple[Peer, Octets]]) -> None:
+    def _received(self, datagrams: list[tuple[Peer, Octets]]) -> float:
         now_s = self._loop.time()
         for peer, octets in datagrams:
             self._server.receive(peer, octets, now_s)
         self._server.handle_timer(now_s)
         self._pump()
+        return self._server.gather_s
 
     def _gone(self, connection: TcpConnection) -> None:
         del self._carriers[connection.channel]

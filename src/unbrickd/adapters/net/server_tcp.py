@@ -94,7 +94,7 @@ class TcpListener:
         self,
         *,
         channels: Callable[[TcpConnection], int],
-        on_datagrams: Callable[[list[tuple[Peer, Octets]]], None],
+        on_datagrams: Callable[[list[tuple[Peer, Octets]]], object],
         on_writable: Callable[[], None],
         on_gone: Callable[[TcpConnection], None],
     ) -> None:

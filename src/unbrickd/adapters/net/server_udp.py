@@ -8,9 +8,9 @@ device that asked by broadcast or multicast. Knows datagrams, not what they mean
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import sys
-from asyncio import AbstractEventLoop
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -38,8 +38,8 @@ _DONT_FRAGMENT: dict[str, tuple[tuple[int, int, int], ...]] = {
     "darwin": ((socket.IPPROTO_IP, 28, 1), (socket.IPPROTO_IPV6, 62, 1)),
 }
 
-OnDatagrams = Callable[[list[tuple[Peer, Octets]]], None]
-"""The octets hold until it returns."""
+OnDatagrams = Callable[[list[tuple[Peer, Octets]]], float]
+"""The octets hold until it returns for how many seconds what comes next may gather."""
 
 
 class UdpSocket:
@@ -47,7 +47,7 @@ class UdpSocket:
 
     def __init__(
         self,
-        loop: AbstractEventLoop,
+        loop: asyncio.AbstractEventLoop,
         address: tuple[str, int],
         *,
         channels: Callable[[UdpSocket], int],
@@ -66,6 +66,8 @@ class UdpSocket:
         self._local_of: dict[int, Local] = {}
         self._held: deque[Batch] = deque(maxlen=MAX_HELD)
         self._joined: set[int] = set()
+        self._gathering: asyncio.TimerHandle | None = None
+        """Until when nothing is read."""
         self._configure()
         self._datagrams = DatagramSocket(self._socket, peer_of=self._peer_of)
         loop.add_reader(self._socket, self._readable)
@@ -101,6 +103,8 @@ class UdpSocket:
 
     def close(self) -> None:
         self._loop.remove_reader(self._socket)
+        if self._gathering is not None:
+            self._gathering.cancel()
         if self._held:
             self._loop.remove_writer(self._socket)
         self._socket.close()
@@ -109,8 +113,14 @@ class UdpSocket:
 
     def _readable(self) -> None:
         received = self._datagrams.receive(MAX_BATCH)
-        if received:
-            self._on_datagrams(received)
+        gather_s = self._on_datagrams(received) if received else 0.0
+        if gather_s and len(received) < MAX_BATCH:
+            if self._gathering is None:
+                self._loop.remove_reader(self._socket)
+            self._gathering = self._loop.call_later(gather_s, self._readable)
+        elif self._gathering is not None:
+            self._gathering = None
+            self._loop.add_reader(self._socket, self._readable)
 
     def _peer_of(self, origin: Origin) -> Peer:
         channel = self._channel_of.get(origin.local)
