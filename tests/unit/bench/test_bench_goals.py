@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import cast
 
 import pytest
 from bench import link_table, loopback, report, street, uboot
-from bench.contenders import BACKUP, BBR, CUBIC, RESTORE, RESTORE_IN_C, TFTP, TFTP_32, mean_rate
+from bench.contenders import BACKUP, BBR, CUBIC, RESTORE, RESTORE_IN_C, TFTP, TFTP_32, Cargo, mean_rate
 from bench.goals import QUICK, ROWS, Medians, Row, in_c
 from bench.processes import Figures
 from bench.report import DOCUMENT, medians_of, missed, rewritten, tables
@@ -93,6 +95,19 @@ def test_report_names_each_goal_that_is_missed() -> None:
     assert "- 100M 1 ms: restore ≥ 0.98 of the limit: 0.5" in text
     assert "- 100M 1 ms: server ≤ 3 CPU s/GB: 20" in text
     assert "- 100M 1 ms: restore ≥ 10 × TFTP 1468: not measured" in text
+
+
+@pytest.mark.parametrize(("late", "counts"), [([0.004, 0.0], 0), ([0.006, 0.001], 1), ([0.006, 0.02], 1)])
+def test_links_made_late_by_the_host_are_measured_once_more(
+    late: list[float], counts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counters = {"to_device_delivered": 600.0, "to_pc_delivered": 400.0, "to_pc_late": 0.0}
+    transfers = [counters | {"to_device_late": 1000 * share} for share in late]
+    monkeypatch.setattr(link_table, "_transfer", lambda *_args, **_more: transfers.pop(0))
+    cargo = cast(Cargo, None)
+    figures = link_table.measure(RESTORE, CLEAN, cargo, seed=1, limit_s=1.0, folder=tmp_path)
+    assert report.late_share(figures) == late[counts]
+    assert len(transfers) == 1 - counts and ("late_before" in figures) == bool(counts)
 
 
 def test_report_of_the_results_is_what_the_document_shows() -> None:
