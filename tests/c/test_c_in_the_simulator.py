@@ -22,6 +22,7 @@ SUITES = (
     "test_loop_virtual_time",
     "test_overlap_virtual_time",
     "test_power_cut_restore",
+    "test_what_moves",
 )
 WORDS = {"rollback": "rollback index", "rejected": "which failed here before"}
 """The C core's, for those of test_hostile_server."""

@@ -128,6 +128,10 @@ class Server:
         )
         assert self._process.stdout is not None
         assert self._process.stdout.readline().startswith("ready udp"), self.end()
+        status = dict(
+            line.split(":\t", 1) for line in Path(f"/proc/{self._process.pid}/status").read_text().splitlines()
+        )
+        assert set(status["Uid"].split()) == {str(NOBODY)} and int(status["CapEff"], 16) == 0, "it has privileges"
 
     def end(self) -> str:
         """What it said."""

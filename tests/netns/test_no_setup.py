@@ -211,9 +211,20 @@ def second_of_two_cards(cell: Cell) -> float:
     return _two_cards(cell, device_first=False)
 
 
-def _two_cards(cell: Cell, *, device_first: bool) -> float:
+def cable_without_address_beside_wifi(cell: Cell) -> float:
+    """two network cards, the device on one that has no IPv4 address, the default route by the other"""
+    return _two_cards(cell, device_first=True, address="")
+
+
+def strict_firewall_beside_wifi(cell: Cell) -> float:
+    """the same, and the strict firewall"""
+    cell.pc.firewall(STRICT)
+    return cable_without_address_beside_wifi(cell)
+
+
+def _two_cards(cell: Cell, *, device_first: bool, address: str = "169.254.7.7/16") -> float:
     home = cell.host()
-    plugs: list[Callable[[], None]] = [lambda: cell.plug("169.254.7.7/16"), lambda: cable(cell.pc, "wifi", home, "ap")]
+    plugs: list[Callable[[], None]] = [lambda: cell.plug(address), lambda: cable(cell.pc, "wifi", home, "ap")]
     for plug in plugs if device_first else reversed(plugs):
         plug()
     home.ip("address add 10.0.0.1/24 dev ap")
@@ -349,6 +360,8 @@ CELLS = (
     no_address,
     first_of_two_cards,
     second_of_two_cards,
+    cable_without_address_beside_wifi,
+    strict_firewall_beside_wifi,
     behind_a_bridge,
     strict_firewall,
     strict_firewall_wrong_subnet,
