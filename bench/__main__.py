@@ -1,26 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m bench [loopback | links | street | uboot | report] …`: which benchmark; loopback if none is named."""
+"""`python -m bench {loopback,links,street,uboot,report} …`: which benchmark; loopback by default. Each has --help."""
 
 from __future__ import annotations
 
+import signal
 import sys
 
 from bench import link_table, loopback, report, street, uboot
 
+BENCHES = {
+    "loopback": loopback.main,
+    "links": link_table.main,
+    "street": street.main,
+    "uboot": uboot.main,
+    "report": report.main,
+}
 
-def main() -> None:
-    which, *rest = sys.argv[1:] or ["loopback"]
-    if which == "links":
-        link_table.main(rest)
-    elif which == "street":
-        street.main(rest)
-    elif which == "report":
-        report.main(rest)
-    elif which == "uboot":
-        uboot.main(rest)
+
+def main(arguments: list[str]) -> None:
+    which, *rest = arguments or ["loopback"]
+    if which in BENCHES:
+        BENCHES[which](rest)
+    elif which in ("-h", "--help"):
+        print(__doc__)
+    elif which.startswith("-"):
+        loopback.main(arguments)
     else:
-        loopback.main(rest if which == "loopback" else [which, *rest])
+        sys.exit(f"bench: there is no {which!r}, but {', '.join(BENCHES)}")
 
 
 if __name__ == "__main__":
-    main()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that servers and namespaces do not stay behind
+    try:
+        main(sys.argv[1:])
+    except KeyboardInterrupt:
+        sys.exit("bench: stopped")

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench import device_in_c
+from bench.arguments import ERASE_BLOCK_BYTES
 from bench.compiled import CORE_NEEDS
 from bench.links import Hosts, Link, opened, run
 from bench.peers import NGINX
@@ -41,7 +42,6 @@ from unbrickd.seal.identity import FirmwarePolicy
 from unbrickd.sim.default_layout import default_layout
 from unbrickd.sim.gateway import NewFirmware, create, new_identity
 
-ERASE_BLOCK_BYTES = 64 << 10
 OTHER_PARTITIONS_BYTES = 1 << 20
 """More than bootloader, identity, boot record and configuration of the default layout take with such erase blocks."""
 PORT = 21530

@@ -10,12 +10,12 @@ import argparse
 import datetime
 import json
 import random
-import signal
 import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
+from bench.arguments import count, positive
 from bench.contenders import Cargo, Contender, Task, versions
 from bench.goals import QUICK, ROWS, Medians, Row, in_c
 from bench.links import kernel_has_netem, opened, why_not
@@ -105,12 +105,14 @@ def main(arguments: list[str]) -> None:
     names = [row.name for row in ROWS]
     parser = argparse.ArgumentParser(prog="python -m bench links", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one run of few links, in under three minutes")
-    parser.add_argument("--runs", type=int, metavar="N", help="of each; default: 5, or 1 with --quick")
+    parser.add_argument("--runs", type=count, metavar="N", help="of each; default: 5, or 1 with --quick")
     parser.add_argument("--rows", metavar="NAME,…", help=f"of {', '.join(names)}".replace("%", "%%"))
     parser.add_argument(
         "--only", default="", metavar="TEXT", help="contenders whose name contains it, such as unbrickd"
     )
-    parser.add_argument("--limit", type=float, metavar="S", help="peers stop after it; default: 10, or 4 with --quick")
+    parser.add_argument(
+        "--limit", type=positive, metavar="S", help="peers stop after it; default: 10, or 4 with --quick"
+    )
     parser.add_argument(
         "--output", type=Path, default=Path(__file__).parent / "results", metavar="DIR", help="default: bench/results"
     )
@@ -119,10 +121,11 @@ def main(arguments: list[str]) -> None:
     wanted = args.rows.split(",") if args.rows else QUICK if args.quick else names
     if set(wanted) - set(names):
         parser.error(f"there is no row {', '.join(sorted(set(wanted) - set(names)))}")
+    rows = [row for row in ROWS if row.name in wanted]
+    if not any(args.only in contender.name for row in rows for contender in row.contenders):
+        parser.error(f"no contender's name contains {args.only!r}")
     if reason := why_not():
         sys.exit(f"bench links: {reason}")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that servers and namespaces do not stay behind
-    rows = [row for row in ROWS if row.name in wanted]
     runs, limit_s = args.runs or (1 if args.quick else 5), args.limit or (4.0 if args.quick else 10.0)
     name = "links-quick" if args.quick else "links"
     missing = {c.name: c.missing() for row in rows for c in row.contenders if args.only in c.name and c.missing()}
@@ -139,6 +142,8 @@ def main(arguments: list[str]) -> None:
     raw: Raw = {row.name: {c.name: [] for c in row.contenders if args.only in c.name} for row in rows}
     loads: list[float] = []
     if args.add:
+        if not (args.output / f"{name}.json").exists():
+            parser.error(f"--add wants results in {args.output}")
         before = json.loads((args.output / f"{name}.json").read_text(encoding="utf-8"))
         loads = before["load_before_each"]
         raw = {row["name"]: row["raw"] for row in before["rows"]}

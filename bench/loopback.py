@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import device_in_c
+from bench.arguments import ERASE_BLOCK_BYTES, count, image_size
 from bench.compiled import CORE_NEEDS
 from bench.machine import commit, machine
 from bench.peers import HttpServer, TftpServer
@@ -27,12 +28,10 @@ from bench.picture import draw
 from bench.processes import Figures, Usage, free_port, is_here, python, run_client, running, says_ready
 from bench.street_cargo import build
 from unbrickd import __version__
-from unbrickd.model.toml_table import parse_size
 from unbrickd.seal.identity import FirmwarePolicy
 from unbrickd.sim.default_layout import default_layout
 from unbrickd.sim.gateway import NewFirmware, VirtualGateway, create, new_identity
 
-ERASE_BLOCK_BYTES = 64 << 10
 OTHER_PARTITIONS_BYTES = 576 << 10
 """Bootloader, identity, boot record and configuration of the default layout with such erase blocks."""
 REPAIRED_ERASE_BLOCKS = 3
@@ -219,14 +218,14 @@ def ratios(medians: dict[str, Figures]) -> dict[str, Figures]:
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench loopback", description=__doc__)
-    parser.add_argument("--runs", type=int, default=5, metavar="N", help="of each case; default: %(default)s")
-    parser.add_argument("--size", type=parse_size, default="16MiB", metavar="SIZE", help="default: %(default)s")
+    parser.add_argument("--runs", type=count, default=5, metavar="N", help="of each case; default: %(default)s")
+    parser.add_argument("--size", type=image_size, default="16MiB", metavar="SIZE", help="default: %(default)s")
     parser.add_argument(
         "--output", type=Path, default=Path(__file__).parent / "results", metavar="DIR", help="default: bench/results"
     )
     args = parser.parse_args(arguments)
-    if args.size % ERASE_BLOCK_BYTES:
-        parser.error("--size must be a whole number of 64 KiB")
+    if args.size < REPAIRED_ERASE_BLOCKS * ERASE_BLOCK_BYTES:
+        parser.error(f"--size: at least the {REPAIRED_ERASE_BLOCKS} erase blocks that are repaired")
     with tempfile.TemporaryDirectory(prefix="unbrickd-bench-") as folder:
         bench = Bench(Path(folder), args.size)
         cases = bench.cases()

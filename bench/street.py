@@ -15,7 +15,6 @@ import importlib.util
 import json
 import os
 import random
-import signal
 import socket
 import statistics
 import sys
@@ -23,6 +22,7 @@ import tempfile
 from pathlib import Path
 
 from bench import links
+from bench.arguments import count, image_size, positive
 from bench.compiled import CORE_NEEDS, compiled
 from bench.goals import MIB, Goal
 from bench.links import Hosts, Link, opened, run, unshaped
@@ -40,8 +40,7 @@ from bench.processes import (
     says_ready,
 )
 from bench.sample import peak_bytes
-from bench.street_cargo import ERASE_BLOCK_BYTES, Street, build
-from unbrickd.model.toml_table import parse_size
+from bench.street_cargo import Street, build
 
 OUR_PATIENCE_S = 100.0
 """A device that is not done by then has failed, and counts as nothing."""
@@ -158,23 +157,20 @@ def tftp_command(name: str, address: str, port: int, folder: Path, devices: int)
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench street", description=__doc__)
-    parser.add_argument("--devices", type=int, default=500, metavar="N", help="default: %(default)s")
-    parser.add_argument("--size", type=parse_size, default="8MiB", metavar="SIZE", help="default: %(default)s")
-    parser.add_argument("--runs", type=int, default=3, metavar="N", help="default: %(default)s")
-    parser.add_argument("--rate", type=float, default=0.0, metavar="MBIT", help="of a link; default: unshaped loopback")
+    parser.add_argument("--devices", type=count, default=500, metavar="N", help="default: %(default)s")
+    parser.add_argument("--size", type=image_size, default="8MiB", metavar="SIZE", help="default: %(default)s")
+    parser.add_argument("--runs", type=count, default=3, metavar="N", help="default: %(default)s")
     parser.add_argument(
-        "--limit", type=float, default=PEER_LIMIT_S, metavar="S", help="peers stop after it; default: %(default)s"
+        "--rate", type=positive, default=0.0, metavar="MBIT", help="of a link; default: unshaped loopback"
+    )
+    parser.add_argument(
+        "--limit", type=positive, default=PEER_LIMIT_S, metavar="S", help="peers stop after it; default: %(default)s"
     )
     parser.add_argument("--only", action="append", default=[], choices=ALL, help="and unbrickd")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", metavar="DIR")
     args = parser.parse_args(arguments)
-    if args.size <= 0 or args.size % ERASE_BLOCK_BYTES:
-        parser.error("--size must be a whole number of 64 KiB")
-    if min(args.devices, args.runs, args.limit) <= 0 or args.rate < 0:
-        parser.error("devices, runs, limit and rate must be more than nothing")
     if reason := why_not(args.rate > 0):
         sys.exit(f"bench street: {reason}")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that servers and namespaces do not stay behind
     left_out = {name: why for name in args.only or ALL if (why := why_left_out(name))}
     for name, why in left_out.items():
         print(f"{name} is left out: {why}", file=sys.stderr)

@@ -40,6 +40,7 @@ from tools.lab.lan import Lan, lan, why_not
 from tools.lab.recovery import recovery_sources, uboot_by_guide
 from tools.lab.steps import FILES
 
+from bench.arguments import count
 from bench.goals import Goal, Medians
 from bench.machine import commit, load, machine
 from bench.peers import NGINX
@@ -381,7 +382,7 @@ def report(rows: Sequence[Row]) -> Iterator[str]:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench uboot", description=__doc__)
     parser.add_argument(
-        "--runs", type=int, default=3, help="of each contender; medians are shown (default: %(default)s)"
+        "--runs", type=count, default=3, help="of each contender; medians are shown (default: %(default)s)"
     )
     parser.add_argument("--losses", default="0,0.01,0.05", help="parts of the frames, each way (default: %(default)s)")
     parser.add_argument("--only", default="", metavar="WORDS", help="contenders with one of these in their names")

@@ -9,6 +9,7 @@ from typing import cast
 
 import pytest
 from bench import link_table, loopback, report, street, uboot
+from bench.__main__ import main as run_bench
 from bench.contenders import BACKUP, BBR, CUBIC, RESTORE, RESTORE_IN_C, TFTP, TFTP_32, Cargo, mean_rate
 from bench.goals import QUICK, ROWS, Medians, Row, in_c
 from bench.processes import Figures
@@ -142,3 +143,29 @@ def test_bench_asked_for_help_prints_it(bench: Callable[[list[str]], None], caps
     with pytest.raises(SystemExit) as ended:
         bench(["--help"])
     assert ended.value.code == 0 and "usage" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["street", "--size", "65537"],
+        ["street", "--size", "much"],
+        ["street", "--devices", "0"],
+        ["street", "--rate", "-1"],
+        ["links", "--runs", "0"],
+        ["links", "--limit", "nan"],
+        ["links", "--rows", "no such link"],
+        ["links", "--only", "no such contender"],
+        ["loopback", "--size", "64KiB"],
+        ["--runs", "-1"],
+        ["no-such-bench"],
+    ],
+    ids=" ".join,
+)
+def test_bench_with_senseless_arguments_is_refused_by_name(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run_bench(arguments)
+    said = capsys.readouterr().err + str(ended.value.code)
+    assert ended.value.code and (arguments[-1] in said or "erase blocks" in said)

@@ -86,12 +86,3 @@ def test_street_goals_beside_a_peer_that_was_stopped_are_judged() -> None:
     ours = {"mb_per_s": 200.0, "failures": 0.0}
     medians = {street.OURS: ours, street.FBTFTP: {"mb_per_s": 40.0, "failures": 500.0}}
     assert street.times(10, street.FBTFTP).judge(medians) == (5.0, False)
-
-
-@pytest.mark.parametrize(
-    "arguments", [["--size", "65537"], ["--size", "0"], ["--devices", "0"], ["--runs", "0"], ["--rate", "-1"]]
-)
-def test_street_with_senseless_arguments_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        street.main(arguments)
-    assert ended.value.code == 2 and "must be" in capsys.readouterr().err
