@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from unbrickd.agent.agent import BackupEnded
+from unbrickd.agent.session import Ending
 from unbrickd.recovery.events import Restored
 from unbrickd.server.limits import ServerLimits
 from unbrickd.sim.device import Power, SimDevice, image
@@ -50,3 +52,18 @@ def test_street_of_ten_times_what_the_server_takes_is_told_later_and_healed_with
     assert seconds[SESSIONS - 1] < 1.0, "those that were taken are healed at once"
     assert seconds[-1] <= 2 * (limits.retry_after_s + limits.retry_spread_s)
     assert sum(len(m.payload) for m in said if isinstance(m, DataBlock)) == DEVICES * FIRMWARE_BYTES
+
+
+def test_street_that_backs_up_at_once_is_told_later_and_held_whole_within_a_minute() -> None:
+    pc = SimServer("pc", limits=ServerLimits(max_backups=SESSIONS))
+    routers = [SimDevice(f"router-{number}", seed=number) for number in range(DEVICES)]
+    world = World(Network(seed=1, rate_bytes_per_s=1e6), *routers, pc)
+    for number, router in enumerate(routers):
+        router.provision(image(number, FIRMWARE_BYTES), image(-number, CONFIG_BYTES))
+        router.switch_on(0.0)
+    world.run_until(lambda: all(pc.generations(router.device_id) for router in routers), limit_s=60.0)
+    outcomes = [event.outcome for router in routers for event in router.events(BackupEnded)]
+    later = [outcome for outcome in outcomes if outcome.ending is Ending.BUSY]
+    print(f"{len(later)} times later, the last after {world.now_s:.1f} s")
+    assert DEVICES - SESSIONS <= len(later) <= 4 * DEVICES
+    assert {outcome.ending for outcome in outcomes} == {Ending.BUSY, Ending.COMMITTED}

@@ -194,7 +194,8 @@ class Agent:
             )
         except (FlashError, IntegrityError) as error:
             self._events.append(Trouble(what=str(error)))
-            self._owe(now_s)
+            self.memory = replace(self.memory, pending=True)
+            self._schedule.failed(now_s)
             return
         self._events.append(BackupStarted(trigger=trigger, generation=self._session.generation))
 
@@ -219,12 +220,12 @@ class Agent:
             )
             self._tell_good(now_s)
         else:
-            self.memory = replace(self.memory, server_missing=outcome.ending is backup.Ending.NO_SERVER)
-            self._owe(now_s, at_least_s=outcome.retry_after_s)
-
-    def _owe(self, now_s: float, *, at_least_s: float = 0.0) -> None:
-        self.memory = replace(self.memory, pending=True)
-        self._schedule.failed(now_s, at_least_s=at_least_s)
+            missing = outcome.ending is backup.Ending.NO_SERVER
+            self.memory = replace(self.memory, server_missing=missing, pending=True)
+            if outcome.ending is backup.Ending.BUSY:
+                self._schedule.told_later(now_s, outcome.retry_after_s)
+            else:
+                self._schedule.failed(now_s, at_least_s=outcome.retry_after_s)
 
     def _prove_good(self, now_s: float) -> None:
         self._good_at_s = None

@@ -14,6 +14,8 @@ from unbrickd.model.policy import BackupPolicy
 RETRY_FIRST_S = 30.0
 RETRY_LONGEST_S = 3600.0
 """Retries double up to this and never stop: a PC that is switched on next month is found within the hour."""
+BUSY_SHORTEST_S = 5.0
+"""A server that is busy is asked again when it says, but no sooner."""
 CATCH_UP_S = 60.0
 """After start-up, before a backup that fell due while the device was off: the network first comes up."""
 DEBOUNCE_LIMIT = 10
@@ -122,12 +124,20 @@ class Schedule:
 
     def failed(self, now_s: float, *, at_least_s: float = 0.0) -> None:
         """Try again later, not before `at_least_s`, less and less often, for ever."""
-        wait_s = max(self._retry_wait_s, min(at_least_s, RETRY_LONGEST_S))
-        self._retry_earliest_s = now_s + max(RETRY_FIRST_S, min(at_least_s, RETRY_LONGEST_S))
-        self._due[Trigger.RETRY] = now_s + wait_s
-        if Trigger.PERIOD in self._due:
-            self._due[Trigger.PERIOD] = max(self._due[Trigger.PERIOD], self._due[Trigger.RETRY])
+        at_least_s = min(at_least_s, RETRY_LONGEST_S)
+        self._retry(now_s + max(self._retry_wait_s, at_least_s), earliest_s=now_s + max(RETRY_FIRST_S, at_least_s))
         self._retry_wait_s = min(2 * self._retry_wait_s, RETRY_LONGEST_S)
+
+    def told_later(self, now_s: float, wait_s: float) -> None:
+        """The server is busy, and says when to come back: it spreads those whom it turned away together."""
+        at_s = now_s + min(max(wait_s, BUSY_SHORTEST_S), RETRY_LONGEST_S)
+        self._retry(at_s, earliest_s=at_s)
+
+    def _retry(self, at_s: float, *, earliest_s: float) -> None:
+        self._due[Trigger.RETRY] = at_s
+        self._retry_earliest_s = earliest_s
+        if Trigger.PERIOD in self._due:
+            self._due[Trigger.PERIOD] = max(self._due[Trigger.PERIOD], at_s)
 
     def _period_s(self, jitter: float) -> float:
         assert self._policy.period_s is not None

@@ -42,6 +42,7 @@ class Ending(Enum):
 
     COMMITTED = "the server holds it all"
     NO_SERVER = "no server answered"
+    BUSY = "the server has no room now"
     REFUSED = "the server refused it"
     FAILED = "it could not be finished"
 
@@ -241,7 +242,8 @@ class BackupSession:
         if error.code in (m.ErrorCode.COOKIE, m.ErrorCode.NO_SESSION):
             self._begin_again(error.name, now_s)
         elif error.retry_after_s:
-            self._finish(Ending.FAILED, why=error.text or error.name, retry_after_s=error.retry_after_s)
+            ending = Ending.BUSY if error.code == m.ErrorCode.BUSY else Ending.FAILED
+            self._finish(ending, why=error.text or error.name, retry_after_s=error.retry_after_s)
         elif error.code in _TRY_ANOTHER:
             self._refused = error.text or error.name
             self._discovery.avoid(self._server.peer, now_s=now_s)
@@ -254,7 +256,7 @@ class BackupSession:
         if self._refused:
             self._finish(Ending.REFUSED, why=self._refused)
         elif self._discovery.busy_s:
-            self._finish(Ending.FAILED, why="the server is busy", retry_after_s=self._discovery.busy_s)
+            self._finish(Ending.BUSY, why="the server is busy", retry_after_s=self._discovery.busy_s)
         else:
             self._finish(Ending.NO_SERVER)
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unbrickd.agent.policy import (
+    BUSY_SHORTEST_S,
     CATCH_UP_S,
     DEBOUNCE_LIMIT,
     RETRY_FIRST_S,
@@ -136,6 +137,17 @@ def test_schedule_server_that_asks_to_wait_is_obeyed_within_reason(asked_s: floa
     s = schedule()
     s.failed(0.0, at_least_s=asked_s)
     assert s.timer() == expected
+
+
+@pytest.mark.parametrize(("told_s", "expected"), [(1.0, BUSY_SHORTEST_S), (7.0, 7.0), (65535.0, RETRY_LONGEST_S)])
+def test_schedule_busy_server_is_asked_again_when_it_says_however_often(told_s: float, expected: float) -> None:
+    s = schedule()
+    for now_s in (0.0, 1000.0, 9000.0):
+        s.told_later(now_s, told_s)
+        assert s.timer() == now_s + expected
+        assert s.server_heard(now_s + 1.0) and s.timer() == now_s + expected, "its announcements hurry nobody"
+    s.failed(20_000.0)
+    assert s.timer() == 20_000.0 + RETRY_FIRST_S, "nothing has failed before"
 
 
 def test_schedule_server_heard_hurries_a_retry_but_not_into_a_storm() -> None:

@@ -321,8 +321,8 @@ def _way_in(card: Card, live: Sequence[Card], port: int, server_id: bytes | None
     return Finding(
         level=Level.FAULT,
         code="firewall",
-        text=f"a firewall on this computer drops what devices send by {card.name}; they can still be restored if this "
-        "card has an address, because the server opens the flow, but it takes longer",
+        text=f"a firewall on this computer drops what devices send by {card.name}; if this card has an address, a "
+        "damaged one is healed all the same, some seconds later",
         mend=_allow(port),
     )
 
