@@ -70,7 +70,7 @@ class Server:
         self._work: deque[DiskWork] = deque()
         """No more than there are sessions, each of which waits for one."""
         self._turns = Turns()
-        self._timers: Timers[SessionKey] = Timers()
+        self._timers: Timers[BackupSession] = Timers()
         self._sightings: set[bytes] = set()
         """Devices of which the catalogue is to note that they were here, all at once at _note_s."""
         self._note_s = _NEVER_S
@@ -98,7 +98,7 @@ class Server:
                 self._probe(peer, packet.message, now_s)
             elif session is not None:
                 session.receive(packet.transfer, packet.message, now_s)
-                self._await(key, session)
+                self._await(session)
             else:
                 self._without_session(peer, packet, octets, now_s)
         except (Refusal, UnbrickdError) as error:
@@ -132,9 +132,8 @@ class Server:
             self._expire(now_s)
         if now_s >= self._note_s:
             self._note_sightings()
-        for key in self._timers.due(now_s):
-            session = self._sessions.get(key)
-            assert isinstance(session, BackupSession), "no other has a time"
+        for session in self._timers.due(now_s):
+            key = session.port.key
             try:
                 session.handle_timer(now_s)
             except (Refusal, UnbrickdError) as error:
@@ -144,7 +143,7 @@ class Server:
             if session.silent(now_s):
                 self._close(key, SessionEnd.SILENT)
             else:
-                self._await(key, session)
+                self._await(session)
 
     def next_work(self) -> DiskWork | None:
         """The next wait for the disk: to be run, whatever comes meanwhile, and given to `work_done`."""
@@ -158,7 +157,7 @@ class Server:
             self._refuse(work.key, None, b"", Refusal.of(error))
         session = self._sessions.get(work.key)
         if session is not None:
-            self._await(work.key, session)
+            self._await(session)
 
     def _expire(self, now_s: float) -> None:
         while (silent := self._sessions.longest_silent()) and now_s >= silent[1] + SESSION_EXPIRY_S:
@@ -172,11 +171,11 @@ class Server:
             with suppress(StorageError):
                 self._vault.saw(seen)
 
-    def _await(self, key: SessionKey, session: Session) -> None:
+    def _await(self, session: Session) -> None:
         """Its turn, or its time."""
-        self._sessions.settle(key, session)
+        self._sessions.settle(session)
         if isinstance(session, BackupSession):
-            self._timers.set(key, session.timer())
+            self._timers.set(session, session.timer())
         elif session.pending:
             self._turns.add(session)
 
@@ -311,7 +310,7 @@ class Server:
         except (Refusal, UnbrickdError):
             self._sessions.pop(key)
             raise
-        self._await(key, session)
+        self._await(session)
         if not self._sightings:
             self._note_s = now_s + NOTE_AFTER_S
         self._sightings.add(session.device_id)
@@ -342,9 +341,9 @@ class Server:
 
     def _close(self, key: SessionKey, reason: SessionEnd) -> None:
         session = self._sessions.pop(key)
-        self._timers.set(key, None)
         done = isinstance(session, RestoreSession) or session.done
         if isinstance(session, BackupSession):
+            self._timers.set(session, None)
             session.suspend()
         else:
             session.close()

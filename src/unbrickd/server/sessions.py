@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
 
 from unbrickd.model.peer import Peer
 from unbrickd.server.backup import BackupSession
@@ -14,53 +13,47 @@ from unbrickd.server.restore import RestoreSession
 Session = BackupSession | RestoreSession
 
 
-@dataclass(slots=True)
-class _Entry:
-    session: Session
-    heard_s: float
-
-
 class Sessions:
     """By key. A session at rest has done what it was asked so far: its slot is free for whoever needs one."""
 
     def __init__(self) -> None:
-        self._entries: OrderedDict[SessionKey, _Entry] = OrderedDict()
-        """The one that was silent longest first."""
+        self._sessions: dict[SessionKey, Session] = {}
+        self._heard_s: OrderedDict[Session, float] = OrderedDict()
+        """When each was heard last, the one that was silent longest first."""
         self._of_device: dict[bytes, list[SessionKey]] = {}
-        self._resting: OrderedDict[Session, SessionKey] = OrderedDict()
+        self._resting: OrderedDict[Session, None] = OrderedDict()
         """The one that rests longest first."""
         self._uploading: set[Session] = set()
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._sessions)
 
     def __contains__(self, key: SessionKey) -> bool:
-        return key in self._entries
+        return key in self._sessions
 
     def all(self) -> list[SessionKey]:
-        return list(self._entries)
+        return list(self._sessions)
 
     def put(self, key: SessionKey, session: Session, now_s: float) -> None:
-        self._entries[key] = _Entry(session, now_s)
+        self._sessions[key] = session
+        self._heard_s[session] = now_s
         self._of_device.setdefault(session.device_id, []).append(key)
 
     def get(self, key: SessionKey) -> Session | None:
-        entry = self._entries.get(key)
-        return None if entry is None else entry.session
+        return self._sessions.get(key)
 
     def heard(self, key: SessionKey, now_s: float) -> Session | None:
         """The session, of which a message has come."""
-        entry = self._entries.get(key)
-        if entry is None:
-            return None
-        entry.heard_s = now_s
-        self._entries.move_to_end(key)
-        return entry.session
+        session = self._sessions.get(key)
+        if session is not None:
+            self._heard_s[session] = now_s
+            self._heard_s.move_to_end(session)
+        return session
 
-    def settle(self, key: SessionKey, session: Session) -> None:
+    def settle(self, session: Session) -> None:
         """Look again at what it does, after a message or its timer."""
         if session.at_rest:
-            self._resting.setdefault(session, key)
+            self._resting.setdefault(session)
             self._uploading.discard(session)
         else:
             self._resting.pop(session, None)
@@ -68,7 +61,8 @@ class Sessions:
                 self._uploading.add(session)
 
     def pop(self, key: SessionKey) -> Session:
-        session = self._entries.pop(key).session
+        session = self._sessions.pop(key)
+        del self._heard_s[session]
         self._resting.pop(session, None)
         self._uploading.discard(session)
         keys = self._of_device[session.device_id]
@@ -81,23 +75,23 @@ class Sessions:
         return list(self._of_device.get(device_id, ()))
 
     def of_peer(self, peer: Peer) -> list[SessionKey]:
-        return [key for key in self._entries if key[0] == peer]
+        return [key for key in self._sessions if key[0] == peer]
 
     def longest_silent(self) -> tuple[SessionKey, float] | None:
         """It, and when it was heard last."""
-        for key, entry in self._entries.items():
-            return key, entry.heard_s
+        for session, heard_s in self._heard_s.items():
+            return session.port.key, heard_s
         return None
 
     @property
     def resting(self) -> SessionKey | None:
         """The one that rests longest."""
-        return next(iter(self._resting.values()), None)
+        return next((session.port.key for session in self._resting), None)
 
     @property
     def may_gather(self) -> bool:
         """Whether nothing goes on but uploads whose blocks may gather."""
-        at_work = len(self._entries) - len(self._resting)
+        at_work = len(self._sessions) - len(self._resting)
         return 0 < at_work == len(self._uploading) and all(
             isinstance(session, BackupSession) and session.may_gather for session in self._uploading
         )

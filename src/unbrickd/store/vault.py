@@ -221,7 +221,8 @@ class Vault:
         manifest = stored.generation.component(component_id)
         if manifest is None:
             raise StorageError(f"generation {stored.number} has no component {component_id}", code="missing")
-        offset, size = manifest.geometry.erase_block(index).offset_bytes, manifest.content_bytes(index)
+        block = manifest.geometry.erase_block(index)
+        offset, size = block.offset_bytes, min(block.end_bytes, manifest.length_bytes) - block.offset_bytes
         expected, image = manifest.transfer_digests[index], manifest.image_digest
         for quarantined in (False, True):
             try:
