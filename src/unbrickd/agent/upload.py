@@ -7,11 +7,12 @@ its Sender does, or go on without being asked for anything.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from enum import Enum, auto
 
 from unbrickd.transfer.retry import FIRST_WAIT_S, Repeater
-from unbrickd.transfer.sender import Sender
+from unbrickd.transfer.sender import MAX_EARLY_REQUESTS, Sender
 from unbrickd.wire import messages as m
 from unbrickd.wire.packet import BLOCK_OVERHEAD_BYTES, Message, encode, encode_blocks
 
@@ -52,6 +53,7 @@ class Upload:
         self._state = _State.STARTING
         self._repeater = Repeater(now_s=now_s)
         self._sender: Sender | None = None
+        self._early: deque[m.BlockRequest] = deque(maxlen=MAX_EARLY_REQUESTS)
         self._block_bytes = start.max_block_bytes + 1
         self._end: m.DataEnd | None = None
         self._asked_s = now_s
@@ -104,11 +106,15 @@ class Upload:
             self._block_bytes = ack.block_bytes
             self._sender = Sender(length_bytes=self._start.length_bytes, block_bytes=ack.block_bytes)
             self._end = None
+            while self._early:
+                self._sender.request(self._early.popleft())
             self._await_requests(now_s)
 
     def _block_request(self, request: m.BlockRequest, now_s: float) -> None:
         if self._sender is None:
-            self._start_due = True  # its acknowledgement was lost; DataStart makes it come again (§4.10)
+            # Its acknowledgement was lost; DataStart makes it come again (§4.10).
+            self._early.append(request)
+            self._start_due = True
             return
         self._sender.request(request)
         # One that was served before is no news: DataEnd goes on being repeated.

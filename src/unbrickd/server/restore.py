@@ -9,7 +9,7 @@ only what is sealed or no secret, and changes nothing in the store but the mark 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from unbrickd.errors import StorageError
 from unbrickd.model.manifest import GENERATION_OBJECT_ID, Manifest
@@ -20,7 +20,7 @@ from unbrickd.server.limits import BATCH_BYTES, BATCH_MESSAGES, ServerLimits
 from unbrickd.server.port import Port, Refusal
 from unbrickd.store.interface import GenerationKey
 from unbrickd.store.vault import StoredGeneration, Vault
-from unbrickd.transfer.sender import Sender
+from unbrickd.transfer.sender import MAX_EARLY_REQUESTS, Sender
 from unbrickd.wire import messages as m
 from unbrickd.wire.packet import BLOCK_OVERHEAD_BYTES, Message, encode, encode_blocks
 
@@ -30,13 +30,15 @@ REMEMBERED_TRANSFERS = 16
 
 @dataclass(slots=True)
 class _Outgoing:
-    """One transfer to the device. manifest: None for the document. sender: None until DataStart-Ack."""
+    """One transfer to the device. manifest: None for the document. sender: None until DataStart-Ack; early: what was
+    asked for before."""
 
     transfer: int
     start: m.DataStart
     manifest: Manifest | None
     begun_s: float
     sender: Sender | None = None
+    early: deque[m.BlockRequest] = field(default_factory=lambda: deque(maxlen=MAX_EARLY_REQUESTS))
     block_bytes: int = 0
     moved_bytes: int = 0
 
@@ -189,11 +191,14 @@ class RestoreSession:
             # The first, or the device opens the transfer anew with blocks that fit the path.
             outgoing.block_bytes = ack.block_bytes
             outgoing.sender = Sender(length_bytes=outgoing.start.length_bytes, block_bytes=ack.block_bytes)
+            while outgoing.early:
+                outgoing.sender.request(outgoing.early.popleft())
 
     def _block_request(self, outgoing: _Outgoing | None, request: m.BlockRequest) -> None:
         if outgoing is None:
             return
         if outgoing.sender is None:
+            outgoing.early.append(request)
             self.port.send(outgoing.start, outgoing.transfer)
             return
         outgoing.sender.request(request)

@@ -18,6 +18,8 @@ MAX_PENDING_RANGES = 256
 """What a sender keeps of requests (spec/protocol.md §4.10)."""
 MAX_PENDING_REQUESTS = 256
 """Requests may be of no range, so they are counted too."""
+MAX_EARLY_REQUESTS = 16
+"""Kept until DataStart-Ack says how long blocks are, for it may be lost: more than a receiver begins with."""
 REMEMBERED_REQUESTS = 256
 """A request that comes twice, the network's doing, is served once, if fewer than this many came in between."""
 _REMEMBERED_BITS = (1 << REMEMBERED_REQUESTS) - 1

@@ -7,6 +7,7 @@ import pytest
 
 from unbrickd.agent.upload import BURST_BLOCKS, SILENCE_S, Upload, UploadError
 from unbrickd.errors import RemoteProtocolError
+from unbrickd.transfer.sender import MAX_EARLY_REQUESTS
 from unbrickd.wire import messages as m
 from unbrickd.wire.packet import Message, decode
 
@@ -63,9 +64,13 @@ def test_upload_of_what_is_held_ends_at_once() -> None:
 def test_upload_request_before_the_acknowledgement_makes_data_start_come_again() -> None:
     u = upload()
     u.outgoing(0.0)
-    u.receive(ask(1, (0, 10)), 0.01)
+    for number in range(1, 101):
+        u.receive(ask(number, (number, 10)), 0.01)
     assert said(u, 0.01) == [START]
     assert said(u, 0.01) == []
+    u.receive(m.DataStartAck(block_bytes=1000), 0.02)
+    served = [message.request for message in said(u, 0.02) if isinstance(message, m.DataBlock)]
+    assert served == [*range(101 - MAX_EARLY_REQUESTS, 101)], "and the last few are served when it has come"
 
 
 def test_upload_incomplete_goes_on_with_what_is_asked_for() -> None:

@@ -16,6 +16,7 @@ from unbrickd.seal.generation import good_seal
 from unbrickd.server import events
 from unbrickd.server.limits import BATCH_BYTES, BATCH_MESSAGES, ServerLimits
 from unbrickd.sim.trace import BLOCK_BYTES, CONFIG, ERASE_BLOCK_BYTES, FIRMWARE, TracedDevice, TracedServer
+from unbrickd.transfer.sender import MAX_EARLY_REQUESTS
 from unbrickd.wire import messages as m
 from unbrickd.wire.packet import BLOCK_OVERHEAD_BYTES, decode, encode
 
@@ -90,12 +91,22 @@ def test_restore_repeated_messages_get_the_same_answers(backed_up: TracedDevice)
     start = backed_up.ask(request, m.DataStart, transfer=1)
     assert backed_up.ask(request, m.DataStart, transfer=1) == start
     wanted = m.BlockRequest(request=1, last=False, ranges=((0, 10),))
-    assert backed_up.ask(wanted, m.DataStart, transfer=1) == start, "before DataStart-Ack, DataStart is said again"
-    assert not backed_up.say(m.DataStartAck(block_bytes=BLOCK_BYTES), transfer=1)
-    assert not backed_up.say(m.DataStartAck(block_bytes=BLOCK_BYTES), transfer=1)
+    for _ in range(2):
+        assert backed_up.ask(wanted, m.DataStart, transfer=1) == start, "before DataStart-Ack, DataStart is said again"
     block = m.DataBlock(request=1, offset_bytes=0, payload=FIRMWARE_2[:10])
-    assert backed_up.ask(wanted, m.DataBlock, transfer=1) == block
+    assert backed_up.ask(m.DataStartAck(block_bytes=BLOCK_BYTES), m.DataBlock, transfer=1) == block
+    assert not backed_up.say(m.DataStartAck(block_bytes=BLOCK_BYTES), transfer=1)
     assert not backed_up.say(wanted, transfer=1), "each block is sent once"
+
+
+def test_restore_flood_of_requests_before_data_start_ack_keeps_the_last_few(backed_up: TracedDevice) -> None:
+    offer = backed_up.offered(named=2)
+    backed_up.ask(backed_up.data_request(offer, FIRMWARE), m.DataStart, transfer=1)
+    for number in range(1, 101):
+        backed_up.say(m.BlockRequest(request=number, last=False, ranges=((number, 1),)), transfer=1)
+    sent = backed_up.say(m.DataStartAck(block_bytes=BLOCK_BYTES), transfer=1)
+    blocks = [p.message.request for p in sent if isinstance(p.message, m.DataBlock)]
+    assert blocks == [*range(101 - MAX_EARLY_REQUESTS, 101)]
 
 
 def test_restore_transfer_opened_anew_with_smaller_blocks_starts_from_request_1(backed_up: TracedDevice) -> None:
