@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later OR BSD-2-Clause */
 /*
- * Finding a server: Probe until a Probe-Ack comes, then choose. Whatever servers do, Probes stay 0.25 s apart, and
- * everything kept of them is bounded. spec/protocol.md §1, §4.1, §4.2 and §6.
+ * Finding a server: Probe until a Probe-Ack comes, then choose. Whatever servers do, they cause no Probe within 0.25 s of
+ * the last, and everything kept of them is bounded. spec/protocol.md §1, §4.1, §4.2 and §6.
  */
 #include "internal.h"
 
+#define PROBE_GAP_US (250 * 1000u)	/* between Probes at least, when something else than silence calls for it */
 #define COLLECT_US (300 * 1000u)	/* before a server is taken that may not be the best */
 #define MAX_AVOID_S 120	/* however long it asks to be left alone: it may be the only one, and it may not be true */
 #define PURPOSE_RESTORE 2
@@ -104,6 +105,11 @@ static void take_probe_ack(struct unbrickd *ub, const struct unbrickd_peer *peer
 	if (!d->found_count++)
 		ub->repeater.due_us = ub->now_us + COLLECT_US;
 	server->peer = *peer;
+	/* RFC 6298 §2.2, with bounds, if it answered the last Probe. */
+	server->wait_us = UB_FIRST_WAIT;
+	if (body[UB_PROBE_ACK_NONCE + UB_NONCE - 1] == d->nonce[UB_NONCE - 1])
+		server->wait_us = ub_min(ub_max(3 * ((uint32_t)(ub->now_us - d->probe_us) + PROBE_GAP_US), UB_SHORTEST_WAIT),
+					 UB_LONGEST_WAIT);
 	memcpy(server->ack, body, sizeof(server->ack));
 	d->holding_count += holds_device(server);
 	/*
@@ -122,7 +128,7 @@ void ub_discovery_receive(struct unbrickd *ub, const struct unbrickd_peer *peer,
 	    body[UB_ANNOUNCE_HIGHEST] >= UB_PROTOCOL_VERSION)
 		take_announce(ub, peer);
 	else if (m->type == UB_PROBE_ACK && body[UB_PROBE_ACK_VERSION] == UB_PROTOCOL_VERSION &&
-		 !memcmp(body + UB_PROBE_ACK_NONCE, ub->discovery.nonce, UB_NONCE))
+		 !memcmp(body + UB_PROBE_ACK_NONCE, ub->discovery.nonce, UB_NONCE - 1))
 		take_probe_ack(ub, peer, body);
 }
 
@@ -158,7 +164,8 @@ static void probe(struct unbrickd *ub)
 	struct ub_discovery *d = &ub->discovery;
 	uint32_t i;
 
-	d->probe_us = ub->now_us + UB_PROBE_WAIT;
+	d->probe_us = ub->now_us + PROBE_GAP_US;
+	d->nonce[UB_NONCE - 1]++;
 	ub_begin(ub, UB_PROBE);
 	ub_add_octets(ub, ub->identity.device_id, UB_DEVICE_ID);
 	ub_add_octets(ub, d->nonce, UB_NONCE);

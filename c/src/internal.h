@@ -300,9 +300,11 @@ int ub_install_finish(struct unbrickd *ub);
 
 /* --- repeater.c: requests that are repeated, protocol.md §6 --- */
 
-#define UB_FIRST_WAIT (UB_SECOND / 10)	/* for the answer of a server that is known */
-#define UB_PROBE_WAIT (UB_SECOND / 4)
-#define UB_TRIES 9
+#define UB_PROBE_WAIT (UB_SECOND / 20)	/* for the answer of whoever is there */
+#define UB_FIRST_WAIT (UB_SECOND / 10)	/* for that of a server whose round trip is not known */
+#define UB_SHORTEST_WAIT (UB_SECOND / 50)
+#define UB_LONGEST_WAIT (2 * UB_SECOND)
+#define UB_TRIES 11
 #define UB_FOR_EVER 0xFF
 
 /* Of the one request that is repeated at a time. */
@@ -325,6 +327,7 @@ int ub_repeater_poll(struct unbrickd *ub);
 
 struct ub_server {
 	struct unbrickd_peer peer;
+	uint32_t wait_us;			/* the first one for an answer of it */
 	uint8_t ack[UB_PROBE_ACK_BYTES];	/* the body of its Probe-Ack */
 };
 
@@ -334,7 +337,7 @@ struct ub_avoided {
 };
 
 struct ub_discovery {
-	uint8_t nonce[UB_NONCE];
+	uint8_t nonce[UB_NONCE];	/* of the last Probe; its last octet tells them apart */
 	uint8_t announced_count, found_count, holding_count;	/* holding: of those found, how many hold this device */
 	uint64_t probe_us;	/* the next Probe, at the earliest */
 	struct unbrickd_peer announced[UB_MAX_ANNOUNCED];	/* the latest last */

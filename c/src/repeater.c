@@ -1,13 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later OR BSD-2-Clause */
-/* A request sent at once, then after 0.1 s (a Probe 0.25), doubling to 2 s, a number of times: spec/protocol.md §6. */
+/* A request sent at once, then after a first wait, doubling to 2 s, a number of times: spec/protocol.md §6. */
 #include "internal.h"
-
-#define LONGEST_WAIT (2 * UB_SECOND)
 
 void ub_repeater_start(struct unbrickd *ub, uint64_t due_us, uint8_t tries)
 {
 	ub->repeater.due_us = due_us;
-	ub->repeater.wait_us = tries == UB_FOR_EVER ? UB_PROBE_WAIT : UB_FIRST_WAIT;
+	ub->repeater.wait_us = tries == UB_FOR_EVER ? UB_PROBE_WAIT : ub->server.wait_us;
 	ub->repeater.left = tries;
 }
 
@@ -29,6 +27,6 @@ int ub_repeater_poll(struct unbrickd *ub)
 		r->left--;
 	}
 	r->due_us = ub->now_us + r->wait_us / 5 * 4 + r->wait_us / 5 * 2 * twice / (2 * 255);
-	r->wait_us = ub_min(2 * r->wait_us, LONGEST_WAIT);
+	r->wait_us = ub_min(2 * r->wait_us, UB_LONGEST_WAIT);
 	return 1;
 }

@@ -19,7 +19,7 @@
 #define RETRY_MS 1000u		/* no card, no carrier: perhaps there is later */
 #define MAX_MESSAGE 1472	/* UDP payload of an Ethernet frame */
 
-#define NAMED_ROUNDS 8u		/* rounds of Probes that nobody answers, about 10 s (protocol.md, 6) */
+#define NAMED_ROUNDS 10u		/* rounds of Probes that nobody answers, about 10 s (protocol.md, 6) */
 
 /* In an unbrickd_peer: IPv4 address, port (both in network order), Ethernet address, and whether we are 0.0.0.0 to it. */
 #define AT_PORT 4

@@ -43,7 +43,7 @@ class AgentOptions:
 
     policy: BackupPolicy
     good_after_s: float = 300.0
-    probe_tries: int = 5
+    probe_tries: int = 7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

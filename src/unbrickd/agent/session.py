@@ -200,7 +200,7 @@ class BackupSession:
         self._transfer = 0
         self._backup = self._signed_backup(found.cookie)
         self._state = _State.OFFERING
-        self._repeater = Repeater(now_s=now_s)
+        self._repeater = Repeater(now_s=now_s, first_wait_s=found.wait_s)
         self._events.append(ServerFound(server=str(found.peer)))
 
     def _offer(self, now_s: float) -> None:
@@ -296,7 +296,14 @@ class BackupSession:
         )
         self._transfer += 1
         self._cached = (-1, b"")
-        self._upload = Upload(start, self._read, session=self._session, transfer=self._transfer, now_s=now_s)
+        self._upload = Upload(
+            start,
+            self._read,
+            session=self._session,
+            transfer=self._transfer,
+            first_wait_s=self._server.wait_s,
+            now_s=now_s,
+        )
         self._state = _State.UPLOADING
 
     def _in_upload(self, upload: Upload, message: Message, now_s: float) -> None:

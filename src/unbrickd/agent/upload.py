@@ -41,17 +41,28 @@ class _State(Enum):
 
 
 class Upload:
-    """One transfer. read: (offset, length) to the bytes of the object; what it raises comes out of `outgoing`."""
+    """One transfer. read: (offset, length) to the bytes of the object; what it raises comes out of `outgoing`.
+
+    first_wait_s: for an answer.
+    """
 
     def __init__(
-        self, start: m.DataStart, read: Callable[[int, int], bytes], *, session: int, transfer: int, now_s: float
+        self,
+        start: m.DataStart,
+        read: Callable[[int, int], bytes],
+        *,
+        session: int,
+        transfer: int,
+        first_wait_s: float = FIRST_WAIT_S,
+        now_s: float,
     ) -> None:
         self.transfer = transfer
         self._start = start
         self._read = read
         self._session = session
         self._state = _State.STARTING
-        self._repeater = Repeater(now_s=now_s)
+        self._first_wait_s = first_wait_s
+        self._repeater = Repeater(now_s=now_s, first_wait_s=first_wait_s)
         self._sender: Sender | None = None
         self._early: deque[m.BlockRequest] = deque(maxlen=MAX_EARLY_REQUESTS)
         self._block_bytes = start.max_block_bytes + 1
@@ -159,12 +170,12 @@ class Upload:
         if request is not None:
             self._end = m.DataEnd(request=request, blocks_sent=sender.blocks_sent)
             self._state = _State.ENDING
-            self._repeater = Repeater(now_s=now_s)
+            self._repeater = Repeater(now_s=now_s, first_wait_s=self._first_wait_s)
             messages += self._repeat(self._end, now_s)
         elif self._end is not None and not sender.pending:
             # All was asked for before, so this may be the last that the server needs, if what came late was not lost.
             self._state = _State.ENDING
-            self._repeater = Repeater(now_s=now_s + FIRST_WAIT_S)
+            self._repeater = Repeater(now_s=now_s + self._first_wait_s, first_wait_s=self._first_wait_s)
         return messages
 
     def _repeat(self, message: Message, now_s: float) -> list[bytes]:

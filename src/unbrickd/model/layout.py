@@ -78,7 +78,7 @@ class LinkLayout:
     servers: tuple[str, ...] = ("discover",)
     max_message_bytes: int = 1452
     ring_frames: int = 0
-    probe_tries: int = 5
+    probe_tries: int = 7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,7 +268,7 @@ def _link(table: TomlTable) -> LinkLayout:
         servers=table.strings("servers", ("discover",)),
         max_message_bytes=table.integer("max_message", 1452, lowest=1232, highest=65535),
         ring_frames=table.integer("ring_frames", 0, highest=65535),
-        probe_tries=table.integer("probe_tries", 5, lowest=1, highest=1000),
+        probe_tries=table.integer("probe_tries", 7, lowest=1, highest=1000),
     )
     table.done()
     return link

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from unbrickd.transfer.receiver import Completed, Receiver
-from unbrickd.transfer.retry import Repeater
+from unbrickd.transfer.retry import FIRST_WAIT_S, Repeater
 from unbrickd.transfer.segments import DOCUMENT_SLICE_BYTES, Segment
 from unbrickd.wire import messages as m
 from unbrickd.wire.framing import MIN_MAX_MESSAGE_BYTES
@@ -84,7 +84,7 @@ class Wanted:
 
 class Fetch:
     """One transfer. max_block_bytes: what fits the messages of both sides. ring_frames: what the device takes at once,
-    0 if no matter. ahead_bytes: what is taken of the segments that follow."""
+    0 if no matter. first_wait_s: for an answer. ahead_bytes: what is taken of the segments that follow."""
 
     def __init__(
         self,
@@ -95,6 +95,7 @@ class Fetch:
         max_window_blocks: int = MAX_WINDOW_BLOCKS,
         ring_frames: int = 0,
         now_s: float,
+        first_wait_s: float = FIRST_WAIT_S,
         ahead_bytes: int = AHEAD_BYTES,
     ) -> None:
         self.transfer = transfer
@@ -104,7 +105,7 @@ class Fetch:
         self._max_window_blocks = max_window_blocks
         self._ring_frames = ring_frames
         self._ahead_bytes = ahead_bytes
-        self._repeater = Repeater(now_s=now_s)
+        self._repeater = Repeater(now_s=now_s, first_wait_s=first_wait_s)
         self._receiver: Receiver | None = None
         self._block_bytes = max_block_bytes
         self._ack_due = False

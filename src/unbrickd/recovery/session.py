@@ -101,8 +101,7 @@ class RestoreSession:
         self._server: FoundServer | None = None
         self._repeater = Repeater(now_s=now_s)
         self._offer = m.RestoreAck()
-        self._setbacks = 0
-        self._withdrawn = 0
+        self._setbacks = self._withdrawn = 0
         self._document = bytearray()
         self._installation: Installation | None = None
         self._fetch: Fetch | None = None
@@ -181,11 +180,10 @@ class RestoreSession:
             return
         self._server = found
         self._session = int.from_bytes(self._entropy(4), "big") or 1
-        self._transfer = 0
-        self._withdrawn = 0
+        self._transfer = self._withdrawn = 0
         self._progress_s = now_s
         self._state = _State.ASKING
-        self._repeater = Repeater(now_s=now_s)
+        self._repeater = Repeater(now_s=now_s, first_wait_s=found.wait_s)
         self._events.append(events.ServerFound(server=str(found.peer), holds_device=found.holds_device))
 
     def _ask(self, now_s: float) -> None:
@@ -297,6 +295,7 @@ class RestoreSession:
             max_window_blocks=self._window_blocks,
             ring_frames=self._ring_frames,
             now_s=now_s,
+            first_wait_s=self._server.wait_s,
             ahead_bytes=self._ahead_bytes,
         )
         self._state = _State.FETCHING
@@ -406,8 +405,9 @@ class RestoreSession:
         if self._withdrawn > MAX_WITHDRAWN:
             raise NoHelp("it offers nothing that is whole")
         self._forget_offer()
+        assert self._server is not None
         self._state = _State.ASKING
-        self._repeater = Repeater(now_s=now_s)
+        self._repeater = Repeater(now_s=now_s, first_wait_s=self._server.wait_s)
 
     def _forget_offer(self) -> None:
         self._fetch = None

@@ -43,7 +43,7 @@ erase_block = "4KiB"
 
 [link]
 servers = [{server}]
-probe_tries = 4
+probe_tries = 6
 
 [recovery]
 wait_s = {wait_s}

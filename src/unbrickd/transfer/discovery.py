@@ -2,7 +2,8 @@
 """Finding a server: Probe until a Probe-Ack comes, then choose (spec/protocol.md §1, §4.1, §4.2, §6).
 
 Used by agent and recovery alike. Knows no sockets: the targets it is given are where Probes go, and every address that
-announced itself lately. Whatever servers do, Probes stay PROBE_WAIT_S apart, and everything kept of them is bounded.
+announced itself lately. Whatever servers do, they cause no Probe within PROBE_GAP_S of the last, and everything kept of
+them is bounded.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from dataclasses import dataclass
 
 from unbrickd.errors import RemoteProtocolError
 from unbrickd.model.peer import Datagram, Peer
-from unbrickd.transfer.retry import PROBE_WAIT_S, Repeater
+from unbrickd.transfer.retry import FIRST_WAIT_S, PROBE_WAIT_S, Repeater, wait_after
 from unbrickd.wire import messages as m
 from unbrickd.wire.framing import VERSION, Octets
 from unbrickd.wire.packet import Message, decode, encode
 
+PROBE_GAP_S = 0.25
+"""Between Probes at least, when something else than silence calls for the next."""
 COLLECT_S = 0.3
 """How long Probe-Acks are collected before a server is taken that may not be the best."""
 AVOID_S = 30.0
@@ -30,13 +33,14 @@ MAX_AVOIDED = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundServer:
-    """A server that answered, and the cookie with which it knows this address."""
+    """A server that answered, the cookie with which it knows this address, and the first wait for its answers."""
 
     peer: Peer
     server_id: bytes
     cookie: bytes
     holds_device: bool
     max_message_bytes: int
+    wait_s: float
 
 
 def is_announce(octets: Octets) -> bool:
@@ -88,9 +92,10 @@ class Discovery:
         """How long a server asked to wait that answered but is busy; 0: none did."""
         self._found: list[FoundServer] = []
         self._choose_at_s: float | None = None
-        self._nonce = self._entropy(m.NONCE_BYTES)
+        self._nonce = bytearray(self._entropy(m.NONCE_BYTES))
+        """Of the last Probe. Its last byte tells them apart, so that the answer's round trip is known."""
         self._repeater = Repeater(
-            now_s=max(now_s, self._probed_s + PROBE_WAIT_S), tries=self._tries, first_wait_s=PROBE_WAIT_S
+            now_s=max(now_s, self._probed_s + PROBE_GAP_S), tries=self._tries, first_wait_s=PROBE_WAIT_S
         )
 
     def avoid(self, peer: Peer, *, now_s: float, for_s: float = AVOID_S) -> None:
@@ -107,12 +112,12 @@ class Discovery:
         """Takes Probe-Ack and Announce; ignores all else."""
         if isinstance(message, m.Announce) and message.version_lowest <= VERSION <= message.version_highest:
             self._announce(peer, now_s)
-        elif isinstance(message, m.ProbeAck) and message.nonce == self._nonce and message.version == VERSION:
+        elif isinstance(message, m.ProbeAck) and message.nonce[:-1] == self._nonce[:-1] and message.version == VERSION:
             self._probe_ack(peer, message, now_s)
 
     def _announce(self, peer: Peer, now_s: float) -> None:
         if peer not in self._announced:
-            self._repeater.hurry(max(now_s, self._probed_s + PROBE_WAIT_S))
+            self._repeater.hurry(max(now_s, self._probed_s + PROBE_GAP_S))
         self._announced.pop(peer, None)
         self._announced[peer] = None
         if len(self._announced) > MAX_ANNOUNCED:
@@ -135,6 +140,7 @@ class Discovery:
                 cookie=ack.cookie,
                 holds_device=ack.holds_device,
                 max_message_bytes=min(ack.max_message_bytes, self._max_message_bytes),
+                wait_s=wait_after(now_s - self._probed_s) if ack.nonce == self._nonce else FIRST_WAIT_S,
             )
         )
         if self._choose_at_s is None:
@@ -159,11 +165,12 @@ class Discovery:
         if not self._repeater.due(now_s):
             return []
         self._probed_s = now_s
+        self._nonce[-1] = (self._nonce[-1] + 1) & 0xFF
         self._repeater.sent(now_s, jitter=self._entropy(1)[0] / 255)
         probe = encode(
             m.Probe(
                 device_id=self._device_id,
-                nonce=self._nonce,
+                nonce=bytes(self._nonce),
                 purpose=self._purpose,
                 max_message_bytes=self._max_message_bytes,
                 ring_frames=self._ring_frames,

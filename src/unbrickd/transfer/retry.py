@@ -3,12 +3,19 @@
 
 from __future__ import annotations
 
+PROBE_WAIT_S = 0.05
+"""For the answer of whoever is there."""
 FIRST_WAIT_S = 0.1
-"""For the answer of a server that is known."""
-PROBE_WAIT_S = 0.25
-"""For that of whoever is there."""
+"""For that of a server whose round trip is not known."""
+SHORTEST_WAIT_S = 0.02
+"""As for blocks (rtt.MIN_TIMEOUT_S): it leaves room for a busy PC's scheduler."""
 LONGEST_WAIT_S = 2.0
-TRIES = 9
+TRIES = 11
+
+
+def wait_after(rtt_s: float) -> float:
+    """The first wait for the answer of a server that took so long for a Probe: RFC 6298 §2.2, with bounds."""
+    return min(max(3 * rtt_s, SHORTEST_WAIT_S), LONGEST_WAIT_S)
 
 
 class Repeater:

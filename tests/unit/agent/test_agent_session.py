@@ -43,7 +43,7 @@ def test_backup_no_server_ends_after_the_set_number_of_probes() -> None:
     home = with_servers()
     outcome = ended(home)
     assert outcome.ending is Ending.NO_SERVER
-    assert len(home.world.sent) == 5
+    assert len(home.world.sent) == 7
     assert home.router.memory.server_missing and home.router.memory.pending
 
 
@@ -114,7 +114,7 @@ def test_backup_server_that_never_has_enough_is_ended_after_an_hour() -> None:
     home = with_servers(Liar(SimServer("liar"), lie))
     outcome = ended(home)
     assert (outcome.ending, outcome.why) == (Ending.FAILED, "it took too long")
-    assert home.now_s == pytest.approx(MAX_SESSION_S + 5.0, abs=1.0)
+    assert home.now_s == pytest.approx(MAX_SESSION_S + 5.0, abs=2.5)
 
 
 def test_backup_flash_that_changed_under_it_fails_and_is_tried_again() -> None:

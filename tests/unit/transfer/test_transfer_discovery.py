@@ -19,11 +19,12 @@ from unbrickd.transfer.discovery import (
     Discovery,
     is_announce,
 )
-from unbrickd.transfer.retry import FIRST_WAIT_S, TRIES, Repeater
+from unbrickd.transfer.retry import FIRST_WAIT_S, LONGEST_WAIT_S, SHORTEST_WAIT_S, TRIES, Repeater
 from unbrickd.wire import messages as m
 from unbrickd.wire.packet import decode, encode
 
-NONCE = b"\x80" * 8
+NONCE = b"\x80" * 7 + b"\x81"
+"""Of the first Probe."""
 
 
 def peer(host: str) -> Peer:
@@ -88,8 +89,8 @@ def probe_times(d: Discovery, until_s: float) -> list[float]:
 def test_discovery_nobody_answers_probes_double_to_two_seconds_and_never_end() -> None:
     times = probe_times(discovery(), 1000.0)
     waits = [b - a for a, b in pairwise(times)]
-    assert waits[:4] == pytest.approx([0.25, 0.5, 1.0, 2.0], rel=0.01)
-    assert all(wait == pytest.approx(2.0, rel=0.01) for wait in waits[3:])
+    assert waits[:7] == pytest.approx([0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 2.0], rel=0.01)
+    assert all(wait == pytest.approx(2.0, rel=0.01) for wait in waits[6:])
     assert len(times) > 495
 
 
@@ -101,10 +102,10 @@ def test_discovery_wait_varies_by_a_fifth(pick: int, factor: float) -> None:
 
 def test_discovery_set_number_of_rounds_then_exhausted() -> None:
     d = discovery(tries=3)
-    for at_s in (0.0, 0.26, 0.8):
+    for at_s in (0.0, 0.06, 0.17):
         assert d.outgoing(at_s) and not d.exhausted(at_s)
     due_s = d.timer()
-    assert due_s is not None and due_s == pytest.approx(1.8, abs=0.01)
+    assert due_s is not None and due_s == pytest.approx(0.37, abs=0.01)
     assert not d.exhausted(due_s - 0.1) and d.outgoing(due_s) == [] and d.exhausted(due_s)
 
 
@@ -159,8 +160,8 @@ def test_discovery_server_asked_by_name_answered_waits_only_for_another(
 def test_discovery_backup_of_two_named_servers_the_second_answer_ends_the_wait() -> None:
     d = discovery(purpose=m.Purpose.BACKUP, targets=(peer("a"), peer("b")), pick=1)
     d.outgoing(0.0)
-    d.receive(peer("a"), ack("a", nonce=b"\1" * 8), 0.01)
-    d.receive(peer("b"), ack("b", nonce=b"\1" * 8), 0.02)
+    d.receive(peer("a"), ack("a", nonce=b"\1" * 7 + b"\2"), 0.01)
+    d.receive(peer("b"), ack("b", nonce=b"\1" * 7 + b"\2"), 0.02)
     d.outgoing(0.02)
     assert d.chosen is not None and d.chosen.peer == peer("b"), "at random among them"
 
@@ -171,13 +172,13 @@ def test_discovery_answer_not_meant_for_it_is_ignored(wrong: m.ProbeAck | m.Anno
     d.outgoing(0.0)
     d.receive(peer("a"), wrong, 0.01)
     times = probe_times(d, 3.0)
-    assert d.chosen is None and len(times) == 3
+    assert d.chosen is None and len(times) == 5
     assert all(target == EVERYBODY for target, _ in d.outgoing(9.0))
 
 
 def test_discovery_announcement_is_answered_at_its_address_soon_but_not_before_a_quarter_second() -> None:
     d = discovery()
-    for at_s in (0.0, 0.3, 0.9, 2.0):
+    for at_s in (0.0, 0.06, 0.2, 0.5, 1.0, 2.0):
         d.outgoing(at_s)
     d.receive(peer("pc"), announce(), 2.1)
     assert d.timer() == 2.25
@@ -233,7 +234,7 @@ def test_discovery_where_one_was_avoided_the_choice_waits_and_is_made_at_random(
         d.avoid(peer("x"), now_s=0.0)
         d.outgoing(0.0)
         for name in ("a", "b"):
-            d.receive(peer(name), ack(name, holds=True, nonce=bytes([pick]) * 8), 0.1)
+            d.receive(peer(name), ack(name, holds=True, nonce=bytes([pick]) * 7 + bytes([pick + 1])), 0.1)
         d.outgoing(0.1)
         assert d.chosen is None
         d.outgoing(0.1 + COLLECT_S)
@@ -272,14 +273,44 @@ def test_is_announce_of_any_bytes_says_whether_a_server_is_there(octets: bytes, 
     assert is_announce(octets) is expected
 
 
-def test_repeater_default_tries_take_under_twelve_seconds() -> None:
-    r = Repeater(now_s=0.0)
+@pytest.mark.parametrize(
+    ("answered", "took_s", "wait_s"),
+    [
+        (1, 0.01, 0.03),
+        (1, 0.001, SHORTEST_WAIT_S),
+        (1, 1.5, LONGEST_WAIT_S),
+        (0, 0.01, FIRST_WAIT_S),
+    ],
+)
+def test_discovery_server_that_answers_the_last_probe_is_waited_for_by_its_round_trip(
+    answered: int, took_s: float, wait_s: float
+) -> None:
+    d = discovery(purpose=m.Purpose.BACKUP, targets=(peer("a"),))
+    nonces: list[bytes] = []
+    for at_s in (0.0, 0.1):
+        probe = decode(d.outgoing(at_s)[0][1]).message
+        assert isinstance(probe, m.Probe)
+        nonces.append(probe.nonce)
+    d.receive(peer("a"), ack(nonce=nonces[answered]), 0.1 + took_s)
+    d.outgoing(0.1 + took_s)
+    assert d.chosen is not None and d.chosen.wait_s == pytest.approx(wait_s)
+
+
+def test_discovery_nonce_of_the_last_octet_goes_round() -> None:
+    d = discovery(pick=0xFF)
+    probe = decode(d.outgoing(0.0)[0][1]).message
+    assert isinstance(probe, m.Probe) and probe.nonce == b"\xff" * 7 + b"\0"
+
+
+@pytest.mark.parametrize("first_wait_s", [SHORTEST_WAIT_S, FIRST_WAIT_S])
+def test_repeater_default_tries_take_longer_than_a_disk_takes_to_spin_up(first_wait_s: float) -> None:
+    r = Repeater(now_s=0.0, first_wait_s=first_wait_s)
     sent = 0
     while not r.exhausted(r.due_s):
         assert r.due(r.due_s)
         r.sent(r.due_s)
         sent += 1
-    assert sent == TRIES and 11.0 < r.due_s < 12.0 and not r.due(r.due_s)
+    assert sent == TRIES and 10.0 < r.due_s < 16.0 and not r.due(r.due_s)
 
 
 def test_repeater_hurried_after_its_last_try_is_not_exhausted_sooner() -> None:
