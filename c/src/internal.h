@@ -362,7 +362,8 @@ struct ub_window {
 	uint32_t next_place;		/* of the next block asked for: its number in the order of request */
 	uint32_t round_ends_at, counts_from, run_ends_at;
 	uint32_t shortest_us, last_us, base_us;	/* last: the shortest of the round before (window.py says why it counts) */
-	uint32_t before_q8[2];		/* of the two rounds before: the older one made the delay that is seen now */
+	uint32_t blocks, blocks_us, last_blocks, last_blocks_us;	/* so many came in that time, in the round and in the last */
+	uint32_t path_blocks;		/* that no queue holds, or a short one */
 	uint32_t calm_rounds;
 	uint32_t loss_q20, usual_loss_q20;
 	int32_t excess_q20;
@@ -372,11 +373,12 @@ struct ub_window {
 
 void ub_window_start(struct ub_window *w, uint32_t max_blocks);
 uint32_t ub_window_blocks(const struct ub_window *w);
-/* limited: the window, rather than what is wanted, bounds the requests. */
-void ub_window_arrived(struct ub_window *w, uint32_t place, uint32_t rtt_us, bool limited);
+/* How many to ask for at once, if the device has room for so many in all. */
+uint32_t ub_window_batch(const struct ub_window *w, uint32_t room_blocks);
+/* outstanding: of the flight. limited: the window, rather than what is wanted, bounds the requests now. */
+void ub_window_arrived(struct ub_window *w, uint32_t place, uint32_t rtt_us, uint32_t outstanding, bool limited);
 void ub_window_lost(struct ub_window *w, uint32_t place);
 void ub_window_timed_out(struct ub_window *w);
-bool ub_window_is_near(const struct ub_window *w);
 bool ub_window_is_lossy(const struct ub_window *w);
 uint32_t ub_window_timeout_us(const struct ub_window *w);
 uint32_t ub_window_reordering_us(const struct ub_window *w);
@@ -400,6 +402,7 @@ struct ub_flight {
 	uint32_t offset;
 	uint32_t place, request;	/* its number in the order of asking; that of the BlockRequest */
 	uint32_t asked_us;		/* the low 32 bits of the time */
+	uint32_t outstanding;		/* blocks, with it, when it had been asked for; 0: the window did not bound them */
 };
 
 #define UB_MAX_GIVEN_UP 32

@@ -13,9 +13,6 @@
 #include "internal.h"
 
 #define MIN_REORDERING 3u	/* places; as TCP's three duplicate acknowledgements (RFC 5681 §3.2) */
-#define BATCHES 8u		/* requests in what may be outstanding: few, but so many that the loss of one leaves others */
-
-#define LARGE_BATCH 16u	/* half a small ring, once a LAN takes all of it: sending costs a bootloader time */
 
 enum block_state { ASKED, LOST, HELD };
 
@@ -144,7 +141,7 @@ static uint32_t next_length(const struct ub_receiver *r)
 static void sample(struct ub_receiver *r, const struct ub_flight *flight)
 {
 	ub_window_arrived(&r->window, flight->place, (uint32_t)r->storage.ub->now_us - flight->asked_us,
-			  r->lost_count || next_length(r));
+			  flight->outstanding, r->lost_count || next_length(r));
 }
 
 /* It had counted as lost and comes all the same: the network reorders by more than was thought. */
@@ -242,21 +239,23 @@ static void expire(struct ub_receiver *r)
 
 static uint32_t batch_of(const struct ub_receiver *r)
 {
-	uint32_t window = ub_window_blocks(&r->window), blocks = ub_min(window, r->ring_blocks);
-	uint32_t batch = ub_pieces(blocks, BATCHES);
-	bool takes_all = ub_window_is_near(&r->window) && window == r->window.max_blocks;
-
-	return takes_all ? ub_max(batch, ub_min(blocks / 2, LARGE_BATCH)) : batch;
+	return ub_window_batch(&r->window, r->ring_blocks);
 }
 
-/* How many blocks can be asked for now: window and ring have room for them. */
-static uint32_t room_of(const struct ub_receiver *r)
+/* How many blocks the ring has room for and that are to be asked for. */
+static uint32_t takes_of(const struct ub_receiver *r)
 {
 	uint32_t left = r->stream_bytes - r->asked, free = r->released + r->ring_bytes - r->asked;
-	uint32_t takes = r->lost_count + ub_pieces(ub_min(left, free), r->block_bytes);
+
+	return r->lost_count + ub_pieces(ub_min(left, free), r->block_bytes);
+}
+
+/* How many can be asked for now: the window has room for them as well. */
+static uint32_t room_of(const struct ub_receiver *r)
+{
 	uint32_t blocks = ub_window_blocks(&r->window);
 
-	return blocks > r->flight_count ? ub_min(takes, blocks - r->flight_count) : 0;
+	return blocks > r->flight_count ? ub_min(takes_of(r), blocks - r->flight_count) : 0;
 }
 
 bool ub_receiver_is_due(struct ub_receiver *r)
@@ -301,6 +300,7 @@ uint32_t ub_receiver_request(struct ub_receiver *r)
 	uint32_t room = room_of(r), ranges = 0, end = 0;
 	uint8_t *head = r->storage.ub->writer.octets + UB_HEADER, *size = head;
 	const struct ub_block *block;
+	bool limited = room < takes_of(r);
 
 	/* By halves: blocks of a busy server come many at once, and requests are what costs it. */
 	room = ub_min(room, ub_max(batch_of(r), ub_pieces(room, 2)));
@@ -314,6 +314,7 @@ uint32_t ub_receiver_request(struct ub_receiver *r)
 		flight->place = r->window.next_place++;
 		flight->request = r->request + 1;
 		flight->asked_us = (uint32_t)r->storage.ub->now_us;
+		flight->outstanding = limited ? r->flight_count : 0;
 		if (ranges && block->offset == end) {
 			ub_put_u32(size, ub_u32(size) + block->length);
 		} else {

@@ -13,8 +13,7 @@
 #define MAX_TIMEOUT (2 * UB_SECOND)
 #define INITIAL_BLOCKS 10u	/* RFC 6928 */
 #define MIN_BLOCKS 4u		/* enough for losses to show by later arrivals */
-#define NEAR_US 3000u		/* where a round trip is shorter, waiting for more blocks to ask for costs nothing */
-#define SLACK_US 6000u		/* queueing that is never held against the path */
+#define SLACK_US 6000u		/* queueing that is never held against the path; half of it ends the doubling */
 #define MAX_ROUND_TRIP (4 * UB_SECOND)	/* longer ones count as this long: times 64 it fits 32 bits */
 #define LOSS_MEMORY 256u	/* blocks that loss is averaged over */
 #define USUAL_MEMORY 4096u	/* the usual loss is forgotten so slowly */
@@ -39,10 +38,10 @@ void ub_window_start(struct ub_window *w, uint32_t max_blocks)
 	memset(w, 0, sizeof(*w));
 	w->max_blocks = max_blocks;
 	w->size_q8 = ub_min(INITIAL_BLOCKS, max_blocks) << 8;
-	w->before_q8[0] = w->before_q8[1] = w->size_q8;
 	w->starting = true;
 	w->calm_rounds = CALM_FOR_EVER;
 	w->shortest_us = w->last_us = w->base_us = MAX_ROUND_TRIP;
+	w->blocks_us = w->last_blocks_us = 1;
 }
 
 uint32_t ub_window_blocks(const struct ub_window *w)
@@ -50,14 +49,24 @@ uint32_t ub_window_blocks(const struct ub_window *w)
 	return w->size_q8 >> 8;
 }
 
-bool ub_window_is_near(const struct ub_window *w)
-{
-	return w->base_us < NEAR_US;
-}
-
 bool ub_window_is_lossy(const struct ub_window *w)
 {
 	return w->loss_q20 > LOSSY_Q20;
+}
+
+/*
+ * An eighth of what may be outstanding at least, for requests to be few; half of it at most, of a lossy path's a fourth,
+ * so that the loss of one leaves others; between them, what waits in a queue anyway. If a LAN's sender may send all that
+ * the device takes, half.
+ */
+uint32_t ub_window_batch(const struct ub_window *w, uint32_t room_blocks)
+{
+	uint32_t blocks = ub_min(ub_window_blocks(w), room_blocks);
+	uint32_t path = w->starting ? blocks : ub_min(w->path_blocks, blocks);
+
+	if (blocks == w->max_blocks && w->base_us < SLACK_US / 2)
+		path = 0;
+	return ub_max(ub_pieces(blocks, 8), ub_min(blocks - path, blocks / (ub_window_is_lossy(w) ? 4 : 2)));
 }
 
 static uint32_t distance(uint32_t a, uint32_t b)
@@ -131,7 +140,6 @@ static void end_trial(struct ub_window *w)
 		w->calm_rounds = 0;
 	}
 	resize(w, size_q8);
-	w->before_q8[0] = w->before_q8[1] = w->size_q8;
 	w->usual_loss_q20 = ub_min(loss_q20, w->trial_loss_q20);
 	forget_losses(w, w->next_place + 2 * ub_window_blocks(w));
 }
@@ -162,20 +170,42 @@ static void count(struct ub_window *w, uint32_t place, uint32_t lost)
 		begin_trial(w);
 }
 
+/* The first of a request had few before it and says too little of how fast blocks come, none says too much. */
+static void learn_rate(struct ub_window *w, uint32_t blocks, uint32_t us)
+{
+	if (blocks * w->blocks_us < w->blocks * us)
+		return;
+	w->blocks = blocks;
+	w->blocks_us = us;
+}
+
+/* How many come in that time. */
+static uint32_t come_q8(const struct ub_window *w, uint32_t us)
+{
+	return w->blocks * ub_min((us << 6) / (w->blocks_us / 16 + 1), 1 << 20) >> 2;
+}
+
 static void end_round(struct ub_window *w)
 {
-	uint32_t limit_us, room_q8, grown_q8, shortest_us = ub_min(w->shortest_us, w->last_us);
+	uint32_t room_q8, grown_q8, shortest_us = ub_min(w->shortest_us, w->last_us);
+	uint32_t blocks = w->blocks, blocks_us = w->blocks_us;
 	bool limited = w->limited;
 
 	/* With the least window the queue is our own no more: whatever the round trip is now, it is the path's. */
 	if (w->size_q8 <= MIN_BLOCKS << 8 || shortest_us < w->base_us)
 		w->base_us = shortest_us;
-	limit_us = w->base_us + SLACK_US;
-	room_q8 = w->before_q8[0] * ub_min((limit_us << 6) / (shortest_us / 16 + 1), 1 << 12) >> 10;
-	w->before_q8[0] = w->before_q8[1];
-	w->before_q8[1] = w->size_q8;
-	if (shortest_us >= limit_us - SLACK_US / 2)
+	learn_rate(w, w->last_blocks, w->last_blocks_us);
+	room_q8 = w->max_blocks << 8;
+	if (w->blocks) {
+		room_q8 = come_q8(w, w->base_us + SLACK_US);
+		w->path_blocks = come_q8(w, w->base_us + SLACK_US / 2) >> 8;
+	}
+	if (shortest_us >= w->base_us + SLACK_US / 2)
 		w->starting = false;
+	w->last_blocks = blocks;
+	w->last_blocks_us = blocks_us;
+	w->blocks = 0;
+	w->blocks_us = 1;
 	w->last_us = w->shortest_us;
 	w->shortest_us = MAX_ROUND_TRIP;
 	w->limited = false;
@@ -190,9 +220,11 @@ static void end_round(struct ub_window *w)
 	}
 }
 
-void ub_window_arrived(struct ub_window *w, uint32_t place, uint32_t rtt_us, bool limited)
+void ub_window_arrived(struct ub_window *w, uint32_t place, uint32_t rtt_us, uint32_t outstanding, bool limited)
 {
 	rtt_us = ub_min(ub_max(rtt_us, 1), MAX_ROUND_TRIP);
+	if (outstanding)
+		learn_rate(w, outstanding + ub_pieces(w->size_q8, 8 << 8), rtt_us);
 	measure(w, rtt_us);
 	w->limited = w->limited || limited;
 	w->shortest_us = ub_min(w->shortest_us, rtt_us);

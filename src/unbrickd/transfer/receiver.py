@@ -29,15 +29,6 @@ from unbrickd.wire.messages import MAX_RANGES, BlockRequest
 MIN_REORDERING_PLACES = 3
 """As TCP's three duplicate acknowledgements (RFC 5681 §3.2). Grows when a block comes that counted as lost, halves
 when nothing comes for so long that waiting for later arrivals was the mistake."""
-BATCHES_PER_WINDOW = 8
-"""A request asks for about this part of what may be outstanding: for no less, so that requests stay few; for no more,
-so that the loss of one leaves others whose blocks show it. What can be asked for at one instant is asked for by halves:
-blocks of a busy server come many at once, and requests are what costs it."""
-LARGE_BATCH_BLOCKS = 16
-"""Half a small ring, once a LAN takes all of it: sending costs a bootloader time."""
-REPEATING_LOSS = 0.005
-"""From this loss on each request is sent twice, as the loss of one costs a round trip and all of its blocks; it is a
-few bytes for each of them, and the sender serves it once (spec/protocol.md §4.10)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +70,9 @@ class TransferStats:
 class _Block:
     """A block that was requested and has not arrived: in flight, or lost.
 
-    segment: its index in the order of the stream; at_bytes: where in the stream it lies. place, request, asked_s: of
-    when it was asked for last; given_up: the same of when it counted as lost last.
+    segment: its index in the order of the stream; at_bytes: where in the stream it lies. place, request, asked_s,
+    outstanding (blocks, with it; 0 if the window did not bound them): of when it was asked for last; given_up: the same
+    of when it counted as lost last.
     """
 
     segment: int
@@ -90,7 +82,8 @@ class _Block:
     place: int = 0
     request: int = 0
     asked_s: float = 0.0
-    given_up: tuple[int, int, float] | None = None
+    outstanding: int = 0
+    given_up: tuple[int, int, float, int] | None = None
 
 
 class Receiver:
@@ -251,15 +244,12 @@ class Receiver:
             request = self._next_request(now_s)
             if request is None:
                 break
-            requests += [request] * (2 if self._window.loss > REPEATING_LOSS else 1)
+            requests += [request] * (2 if self._window.is_lossy else 1)
         return requests
 
     @property
     def _batch(self) -> int:
-        blocks = min(self._window.blocks, self._ring_blocks)
-        batch = -(-blocks // BATCHES_PER_WINDOW)
-        takes_all = self._window.is_near and self._window.blocks == self._max_window
-        return max(batch, min(blocks // 2, LARGE_BATCH_BLOCKS)) if takes_all else batch
+        return self._window.batch(self._ring_blocks)
 
     def _waits(self) -> bool:
         """Whether so little can be asked for now that it had better wait: window or ring will soon have more room."""
@@ -294,19 +284,19 @@ class Receiver:
         if was_lost or block.request != request:
             self.stats.late_blocks += 1
             if block.given_up is not None and block.given_up[1] == request:
-                place, _, asked_s = block.given_up
+                place, _, asked_s, outstanding = block.given_up
                 behind = self._newest_place - place + 1
                 self._reordering_places = min(max(self._reordering_places, behind), self._max_window)
-                self._sample(place, asked_s, now_s)
+                self._sample(place, asked_s, outstanding, now_s)
             return
         self._newest_place = max(self._newest_place, block.place)
         while self._unserved and self._unserved[0][0] <= self._newest_place:
             self._unserved_ranges -= self._unserved.popleft()[1]
-        self._sample(block.place, block.asked_s, now_s)
+        self._sample(block.place, block.asked_s, block.outstanding, now_s)
         while self._flights and self._oldest().place <= self._newest_place - self._reordering_places:
             self._window.on_lost(self._give_up_oldest())
 
-    def _sample(self, place: int, asked_s: float, now_s: float) -> None:
+    def _sample(self, place: int, asked_s: float, outstanding: int, now_s: float) -> None:
         rtt_s = now_s - asked_s
         self._rtt.sample(rtt_s)
         self.stats.srtt_s = self._rtt.srtt_s or 0.0
@@ -314,6 +304,7 @@ class Receiver:
             place=place,
             next_place=self._next_place,
             rtt_s=rtt_s,
+            outstanding=outstanding,
             limited=bool(self._lost) or self._can_ask_anew(),
         )
 
@@ -323,7 +314,7 @@ class Receiver:
     def _give_up_oldest(self) -> int:
         """Returns its place."""
         offset, block = self._flights.popitem(last=False)
-        block.given_up = (block.place, block.request, block.asked_s)
+        block.given_up = (block.place, block.request, block.asked_s, block.outstanding)
         self._lost[offset] = block
         self.stats.blocks_lost += 1
         return block.place
@@ -366,6 +357,7 @@ class Receiver:
     def _next_request(self, now_s: float) -> BlockRequest | None:
         """One BlockRequest, and its blocks in flight; None if there is nothing to request, or no room for it."""
         room = min(self._window.blocks - len(self._flights), self._takes)
+        limited = room < self._takes
         room = min(room, max(self._batch, -(-room // 2)))
         request = self._request + 1
         ranges: list[tuple[int, int]] = []
@@ -384,6 +376,7 @@ class Receiver:
             grows = length == self._block
             block.place, block.request, block.asked_s = self._next_place, request, now_s
             self._flights[offset] = block
+            block.outstanding = len(self._flights) if limited else 0
             self._next_place += 1
             blocks += 1
         if not ranges:

@@ -7,6 +7,8 @@ to show as delay. But a Wi-Fi link loses at random, and then a smaller window on
 put to the test: for a while the window is less than half. If the loss goes away, it was an overflowing queue, and the
 window stays at what fitted through; if it stays, it is the path's usual loss, and the window is what it was.
 
+It also says how many to ask for at once: of the window, what waits in a queue anyway.
+
 Knows no clock and no blocks, only how many. Spec: spec/protocol.md §4.10 leaves all of it to the receiver.
 What the figures give on the links of the goals: tests/sim/test_transfer_over_links.py.
 """
@@ -17,10 +19,18 @@ INITIAL_BLOCKS = 10
 """RFC 6928."""
 MIN_BLOCKS = 4
 """Enough for losses to show by later arrivals."""
-NEAR_S = 0.003
-"""Where a round trip is shorter, waiting for more blocks to ask for costs nothing."""
 SLACK_S = 0.006
-"""Queueing that is never held against the path: scheduling and interrupts of both ends."""
+"""Queueing that is never held against the path: scheduling and interrupts of both ends. Half of it ends the doubling,
+and is left while what waits behind it is asked for at once."""
+LEAST_PART = 8
+MOST_PART = 2
+MOST_LOSSY_PART = 4
+"""A request asks for an eighth to half of what may be outstanding: for no less, as each costs a busy server as much as
+many blocks; for no more, a fourth where many are lost, so that the loss of one leaves others whose blocks show it. An
+eighth is added to what is seen outstanding: that many more do no harm."""
+LOSSY = 0.005
+"""From this loss on a request is so likely to be lost that it is sent twice: the loss of one costs a round trip and all
+of its blocks; it is a few bytes for each of them, and the sender serves it once (spec/protocol.md §4.10)."""
 EXCESS_LOSS = 1 / 64
 EXCESS_PART = 0.25
 START_EXCESS_LOSS = 0.25
@@ -72,13 +82,14 @@ class Window:
         """Part of the blocks lost lately, 0 to 1."""
         self._next_place = 0
         self._timeouts = 0
-        # Of the round.
+        # Of the round, and of the one before it.
         self._round_ends_at = 0
         self._shortest_s = self._last_s = float("inf")
+        self._rate = self._last_rate = 0.0
         self._limited = False
-        # Of the delay. _sizes: of the two rounds before, of which the older one made the delay that is seen now.
+        # Of the delay. _path: blocks that no queue holds, or a short one.
         self._base_s = float("inf")
-        self._sizes = (self._size, self._size)
+        self._path = 0.0
         self._calm_rounds = CALM_FOR_EVER
         # Of the loss. Blocks before _counts_from were asked for with another window.
         self._usual_loss = 0.0
@@ -96,19 +107,34 @@ class Window:
         return int(self._size)
 
     @property
-    def is_near(self) -> bool:
-        """Whether the sender is on the same LAN, by the time of a round trip."""
-        return self._base_s < NEAR_S
+    def is_lossy(self) -> bool:
+        """Whether requests had better be sent twice."""
+        return self.loss > LOSSY
 
-    def on_delivered(self, *, place: int, next_place: int, rtt_s: float, limited: bool) -> None:
+    def batch(self, room_blocks: int) -> int:
+        """How many blocks to ask for at once, if the device has room for so many in all.
+
+        All that a LAN's sender may send, half of it: then the device bounds what comes, not the path.
+        """
+        blocks = min(self.blocks, room_blocks)
+        path = blocks if self._starting else self._path
+        if blocks == self._max and self._base_s < SLACK_S / 2:
+            path = 0
+        most = blocks // (MOST_LOSSY_PART if self.is_lossy else MOST_PART)
+        return max(-(-blocks // LEAST_PART), min(int(blocks - path), most))
+
+    def on_delivered(self, *, place: int, next_place: int, rtt_s: float, outstanding: int, limited: bool) -> None:
         """A block arrived. next_place: that of the next one requested.
 
-        limited: whether the window, rather than what is wanted, bounds the requests; else it does not grow.
+        outstanding: blocks when it had been requested, with it; 0: the window did not bound them. limited: whether it,
+        rather than what is wanted, bounds the requests now; else it does not grow.
         """
         self._timeouts = 0
         self._next_place = next_place
         self._limited = self._limited or limited
         self._shortest_s = min(self._shortest_s, rtt_s)
+        if outstanding:
+            self._rate = max(self._rate, (outstanding - (-self.blocks // LEAST_PART)) / max(rtt_s, 1e-6))
         nothing_bounds_it = rtt_s < self._base_s + SLACK_S / 2 and self._excess < 1 and not self._trial_left
         if self._starting and limited and nothing_bounds_it:
             self._resize(self._size + 1)
@@ -144,11 +170,14 @@ class Window:
         self._shortest_s, self._limited = float("inf"), False
         # With the least window the queue is our own no more: whatever the round trip is now, it is the path's.
         self._base_s = shortest_s if self._size <= self._least else min(self._base_s, shortest_s)
-        rate = self._sizes[0] / max(shortest_s, 1e-6)
-        room = rate * (self._base_s + SLACK_S)
+        # The first of a request had few before it and says too little, none says too much.
+        rate, self._last_rate, self._rate = max(self._rate, self._last_rate), self._rate, 0.0
+        room = float("inf")
+        if rate:
+            room = rate * (self._base_s + SLACK_S)
+            self._path = rate * (self._base_s + SLACK_S / 2)
         if self._ring:
             room = min(room, max(self._ring, rate * self._base_s + self._ring / 2))
-        self._sizes = (self._sizes[1], self._size)
         if self._starting and shortest_s < self._base_s + SLACK_S / 2:
             return
         self._starting = False
@@ -201,5 +230,4 @@ class Window:
             self._resize(self._before * (1 - self._before_loss) * SHRINK)
             self._starting = False
             self._calm_rounds = 0
-        self._sizes = (self._size, self._size)
         self._forget_losses(from_place=self._next_place + GRACE_WINDOWS * self.blocks)

@@ -342,7 +342,9 @@ def test_window_grows_while_the_round_trip_stays_and_shrinks_when_it_grows() -> 
         for _ in range(count):
             size = window.blocks
             for k in range(size):
-                window.on_delivered(place=place + k, next_place=place + size + k + 1, rtt_s=rtt_s, limited=True)
+                window.on_delivered(
+                    place=place + k, next_place=place + size + k + 1, rtt_s=rtt_s, outstanding=size, limited=True
+                )
             place += size
 
     rounds(3, 0.01)
@@ -354,10 +356,35 @@ def test_window_grows_while_the_round_trip_stays_and_shrinks_when_it_grows() -> 
     assert min(sizes) == MIN_BLOCKS, "from there on, this is the path's round trip"
 
 
+@pytest.mark.parametrize(("base_ms", "part"), [(1, 3 / 7), (5, 3 / 11), (30, 1 / 8)])
+def test_window_batch_is_what_waits_in_the_queue_less_some_milliseconds(base_ms: float, part: float) -> None:
+    """Ten blocks a millisecond: the window is what they need for the base and 6 ms, and 3 ms of it are to be spare."""
+    window = Window(max_blocks=1024)
+    for place in range(20_000):
+        size = window.blocks
+        rtt_s = max(base_ms, size / 10) / 1e3
+        window.on_delivered(place=place, next_place=place + size, rtt_s=rtt_s, outstanding=size, limited=True)
+    assert window.blocks == pytest.approx((base_ms + 6) * 10 * 9 / 8, rel=0.05)
+    assert window.batch(1024) == pytest.approx(part * window.blocks, abs=2)
+    for _ in range(10):
+        window.on_lost(0)
+    assert window.batch(1024) <= window.blocks // 4, "so that the loss of one leaves others"
+
+
+def test_window_batch_of_a_device_that_takes_few_blocks_is_half_of_them_on_a_lan() -> None:
+    near, far = Window(max_blocks=32), Window(max_blocks=32)
+    for place in range(200):
+        near.on_delivered(place=place, next_place=place + 1, rtt_s=0.001, outstanding=32, limited=True)
+        far.on_delivered(place=place, next_place=place + 1, rtt_s=0.03, outstanding=32, limited=True)
+    assert near.blocks == far.blocks == 32
+    assert near.batch(64) == 16
+    assert far.batch(64) == 4
+
+
 def test_window_never_exceeds_the_ring() -> None:
     window = Window(max_blocks=2)
     for place in range(100):
-        window.on_delivered(place=place, next_place=place + 1, rtt_s=0.001, limited=True)
+        window.on_delivered(place=place, next_place=place + 1, rtt_s=0.001, outstanding=1, limited=True)
         assert window.blocks <= 2
     window.on_timeout(next_place=100)
     window.on_timeout(next_place=102)
