@@ -66,7 +66,7 @@ def draw(medians: dict[str, Figures], *, caption: str, panels: tuple[Panel, ...]
         direction = name.partition(":")[0]
         rows.append((y, name, figures))
         y += ROW
-    labels = 32 + round(CHARACTER * max(map(len, medians)))
+    labels = 32 + round(CHARACTER * max(map(len, medians), default=0))
     width, height = labels + len(panels) * (COLUMN + NUMBERS) + 20, y + 16
     box = f'width="{width}" height="{height:.0f}" viewBox="0 0 {width} {height:.0f}"'
     parts = [
@@ -83,7 +83,7 @@ def draw(medians: dict[str, Figures], *, caption: str, panels: tuple[Panel, ...]
 
 
 def _panel(panel: Panel, rows: list[tuple[float, str, Figures]], *, x: float) -> list[str]:
-    longest = max(panel.figure(f) + panel.beyond(f) for _, _, f in rows) or 1.0
+    longest = max((panel.figure(f) + panel.beyond(f) for _, _, f in rows), default=0.0) or 1.0
     parts = [_text(x, 58, panel.title, weight=600), _text(x, 75, panel.unit, size=10, fill="#616e7c")]
     for y, name, figures in rows:
         dark, pale = (OURS, PALE) if "unbrickd" in name else (THEIRS, "#d9dee4")

@@ -45,6 +45,7 @@ enum {
 	MESSAGE_BYTES = 1452,
 	RECEIVE_BUFFER_BYTES = 1 << 20,
 	MOST_RECEIVED = 65535,
+	LINGER_MS = 20,
 	RECEIVES = 4, /* of one device before the others have their turn */
 	TYPE_AT = 3,  /* of a message (spec/protocol.md §2) */
 	TRANSFER_AT = 6,
@@ -342,10 +343,6 @@ static void poll_device(struct device *d, uint64_t now)
 {
 	if (unbrickd_poll(d->core, now, &d->wake_us) || d->done_us)
 		d->wake_us = UNBRICKD_NEVER;
-	if (d->done_us && d->socket >= 0) {
-		close(d->socket); /* which takes it out of the set that is waited for, too (epoll(7)) */
-		d->socket = -1;
-	}
 }
 
 /* Counts blocks, which came and which were sent, and tells the core. */
@@ -377,7 +374,7 @@ static void serve_device(struct device *d)
 	static uint8_t came[MOST_RECEIVED];
 	int turns;
 
-	for (turns = 0; turns < RECEIVES && !d->done_us; turns++) {
+	for (turns = 0; turns < RECEIVES; turns++) {
 		uint32_t each, at, left;
 		ssize_t length = receive(d->socket, came, &each);
 		uint64_t now = now_us();
@@ -415,9 +412,22 @@ static void run(int readiness, uint64_t deadline_us)
 	}
 }
 
-static void print_result(uint64_t started_us, double cpu_s)
+/* The server's DataEnd says what it sent; it may come when the last block was taken and all is done. */
+static void hear_the_end(int readiness)
 {
-	uint64_t payload = 0, ended_us = now_us();
+	uint64_t until_us = now_us() + LINGER_MS * 1000u;
+	struct epoll_event ready[MAX_EVENTS];
+	int i, count;
+
+	while (now_us() < until_us && (count = epoll_wait(readiness, ready, MAX_EVENTS, LINGER_MS)) > 0) {
+		for (i = 0; i < count; i++)
+			serve_device(ready[i].data.ptr);
+	}
+}
+
+static void print_result(uint64_t started_us, uint64_t ended_us, double cpu_s)
+{
+	uint64_t payload = 0;
 	uint32_t i, setbacks = 0;
 	double block_bytes = street.blocks ? (double)street.block_bytes / (double)street.blocks : 0;
 
@@ -442,7 +452,7 @@ int main(int argc, char **argv)
 {
 	struct unbrickd_peer server = {{0}};
 	int file, readiness = epoll_create1(EPOLL_CLOEXEC);
-	uint64_t started_us;
+	uint64_t started_us, ended_us;
 	double cpu_s;
 	uint32_t i;
 
@@ -472,6 +482,9 @@ int main(int argc, char **argv)
 	cpu_s = used_s();
 	started_us = now_us();
 	run(readiness, started_us + (uint64_t)(atof(argv[5]) * 1e6));
-	print_result(started_us, used_s() - cpu_s);
+	ended_us = now_us();
+	cpu_s = used_s() - cpu_s;
+	hear_the_end(readiness);
+	print_result(started_us, ended_us, cpu_s);
 	return EXIT_SUCCESS;
 }

@@ -128,6 +128,11 @@ def test_mean_rate_counts_only_what_came_in_that_time() -> None:
     assert mean_rate(came, 4.0, 5.0) == 0.0
 
 
+def test_picture_of_loopback_without_tcp_which_has_no_shares_is_empty() -> None:
+    rows = [LOOPBACK]
+    assert "<svg" in link_table.picture(rows, {LOOPBACK.name: {RESTORE.name: [run_of(1.0)]}}, caption="nobody")
+
+
 def test_quick_rows_exist() -> None:
     assert set(QUICK) <= {row.name for row in ROWS}
 

@@ -13,10 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from bench import street
+from bench import device_in_c, street
 from bench.compiled import compiled
 from bench.links import Link, opened, run, why_not
-from bench.processes import answers_tftp, free_port, python, running
+from bench.processes import answers_tftp, free_port, python, running, says_ready
 from bench.street import figures_of, measure
 from bench.street_cargo import build
 
@@ -32,6 +32,15 @@ def test_street_of_three_devices_all_restored(tmp_path: Path) -> None:
     assert figures["failures"] == 0
     assert figures["setbacks"] == 0
     assert figures["slowest_of_median"] >= 1 and figures["blocks_per_request"] > 1
+
+
+def test_device_in_c_that_is_done_has_heard_how_much_the_server_sent(tmp_path: Path) -> None:
+    devices = build(tmp_path / "street", devices=1, octets=random.Random(1).randbytes(17 << 16))
+    address, port = "127.0.0.1", free_port(socket.SOCK_DGRAM)
+    serve = ("serve", "--udp", f"{address}:{port}", "--store", devices.store, "--log-level", "error")
+    with running(python("-m", "unbrickd", *serve), ready=says_ready):
+        told = device_in_c.restore(devices, address, port)
+    assert told["block_bytes_sent"] >= 17 << 16
 
 
 @pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
