@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +29,7 @@ IMAGE, OTHER = b"\x11" * 32, b"\x22" * 32
 ALICE, BOB = b"a" * 16, b"b" * 16
 
 
-def _file_blobs(directory: Path) -> BlobStore:
+def _file_blobs(directory: Path) -> FileBlobStore:
     blobs = FileBlobStore(directory, reserve_bytes=0)
     blobs.prepare()
     return blobs
@@ -41,12 +42,12 @@ def _file_documents(directory: Path) -> DocumentStore:
 
 
 @pytest.fixture(params=["memory", "files"])
-def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
-    makers: dict[str, Callable[[], BlobStore]] = {
-        "memory": lambda: MemoryBlobStore(time.time),
-        "files": lambda: _file_blobs(tmp_path),
-    }
-    return makers[request.param]()
+def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BlobStore]:
+    if request.param == "memory":
+        yield MemoryBlobStore(time.time)
+        return
+    with closing(_file_blobs(tmp_path)) as files:
+        yield files
 
 
 @pytest.fixture(params=["memory", "files"])
@@ -147,6 +148,25 @@ def test_upload_larger_than_the_disk_is_refused_ahead(blobs: BlobStore) -> None:
     with pytest.raises(StorageError) as raised:
         blobs.upload(IMAGE, blobs.free_bytes() + (64 << 20), owner=ALICE)
     assert (raised.value.code, raised.value.retry) == ("disk-full", True)
+
+
+def test_image_that_was_read_is_read_as_it_is_now(blobs: BlobStore) -> None:
+    def read() -> bytes:
+        with blobs.open(IMAGE) as reader:
+            return reader.read(0, 10)
+
+    _store(blobs, IMAGE, b"rotten")
+    assert read() == read() == b"rotten"
+    blobs.quarantine(IMAGE)
+    with pytest.raises(StorageError, match="not stored"):
+        read()
+    _store(blobs, IMAGE, b"healed")
+    assert read() == b"healed"
+    _store(blobs, IMAGE, b"stored again")
+    assert read() == b"stored aga"
+    blobs.delete(IMAGE)
+    with pytest.raises(StorageError, match="not stored"):
+        read()
 
 
 def test_delete_removes_image_and_quarantined_image(blobs: BlobStore) -> None:

@@ -34,11 +34,13 @@ _STAT_BLOCK_BYTES = 512
 
 
 class FileBlobReader:
-    """An open file of an image."""
+    """An open file of an image, which goes back to its store."""
 
-    def __init__(self, file: FileIO, length_bytes: int) -> None:
+    def __init__(self, store: FileBlobStore, name: tuple[bytes, bool], file: FileIO) -> None:
+        self._store = store
+        self._name = name
         self._file = file
-        self._length_bytes = length_bytes
+        self._length_bytes = file.seek(0, SEEK_END)
 
     @property
     def length_bytes(self) -> int:
@@ -49,7 +51,7 @@ class FileBlobReader:
             return read_at(self._file, offset_bytes, length_bytes)
 
     def close(self) -> None:
-        self._file.close()
+        self._store.keep(self._name, self._file)
 
     def __enter__(self) -> Self:
         return self
@@ -100,7 +102,8 @@ class FileUpload:
                     self._ops.fsync(self._file)
                 assert self._file.seek(0, SEEK_END) == self._length_bytes
             finally:
-                self._close()  # before the rename, because Windows renames no open file
+                self._close()  # before the rename, because Windows renames no open file, nor over one
+                self._store.close()
             self._ops.make_folder(folder)
             try:
                 self._ops.replace(self._part, self._image)
@@ -141,6 +144,8 @@ class FileBlobStore:
         self._ops = ops or FileOps()
         self._reserve_bytes = reserve_bytes
         self._open_parts: set[Path] = set()
+        self._kept: tuple[tuple[bytes, bool], FileIO] | None = None
+        """The image that was read last, open, as the next erase block is mostly of the same."""
 
     def prepare(self) -> None:
         """Make the folders, durably. Raises StorageError "not-writable"."""
@@ -158,13 +163,27 @@ class FileBlobStore:
             return self._path(image_digest).is_file()
 
     def open(self, image_digest: bytes, *, quarantined: bool = False) -> FileBlobReader:
-        path = self._path(image_digest, ".rotten" if quarantined else ".img")
+        name, kept = (image_digest, quarantined), self._kept
         with translated("cannot open an image"):
+            if kept is not None and kept[0] == name:
+                self._kept = None
+                return FileBlobReader(self, name, kept[1])
             try:
-                file = FileIO(path)
+                file = FileIO(self._path(image_digest, ".rotten" if quarantined else ".img"))
             except FileNotFoundError as error:
                 raise StorageError(f"image {image_digest.hex()[:16]} is not stored", code="missing") from error
-            return FileBlobReader(file, file.seek(0, SEEK_END))
+            return FileBlobReader(self, name, file)
+
+    def keep(self, name: tuple[bytes, bool], file: FileIO) -> None:
+        """Who read this image is done with it."""
+        self.close()
+        self._kept = name, file
+
+    def close(self) -> None:
+        """Keep no image open: at the end, and before one is renamed or deleted, which Windows refuses while it is."""
+        if self._kept is not None:
+            self._kept[1].close()
+            self._kept = None
 
     def upload(self, image_digest: bytes, length_bytes: int, *, owner: bytes) -> FileUpload:
         part = self._uploads / f"{image_digest.hex()}-{owner.hex()}.part"
@@ -185,11 +204,13 @@ class FileBlobStore:
         self._open_parts.discard(part)
 
     def delete(self, image_digest: bytes) -> None:
+        self.close()
         with translated("cannot delete an image"):
             for suffix in (".img", ".rotten"):
                 self._ops.unlink(self._path(image_digest, suffix))
 
     def quarantine(self, image_digest: bytes) -> None:
+        self.close()
         path = self._path(image_digest)
         with translated("cannot set a rotten image aside"):
             self._ops.replace(path, path.with_suffix(".rotten"))

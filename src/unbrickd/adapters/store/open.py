@@ -51,10 +51,11 @@ def open_vault(
             f"there is no store in {directory}", code="missing", hint="start the server once, or name another --store"
         )
     ops = ReadOnlyOps()
+    blobs = FileBlobStore(directory, ops=ops)
     catalogue = SqliteCatalogue(directory / FILE_NAME, read_only=True)
     try:
         yield Vault(
-            FileBlobStore(directory, ops=ops),
+            blobs,
             FileDocumentStore(directory, ops=ops),
             catalogue,
             clock,
@@ -62,6 +63,7 @@ def open_vault(
             read_only=True,
         )
     finally:
+        blobs.close()
         catalogue.close()
 
 
@@ -136,6 +138,7 @@ def _writable(
             vault.collect()
         yield vault
     finally:
+        blobs.close()
         catalogue.close()
 
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -94,10 +94,8 @@ def test_store_disk_full_at_the_document_leaves_no_generation(tmp_path: Path, ro
     with open_vault(tmp_path, exclusive=True, reserve_bytes=0) as vault:
         stored = back_up(vault, A, 1, {1: image(1)}, good=True)
         disk = SimDisk(tmp_path, capacity_bytes=room_bytes)
-        full = Vault(
-            FileBlobStore(tmp_path, ops=disk), FileDocumentStore(tmp_path, ops=disk), vault._catalogue, time.time
-        )
-        with pytest.raises(StorageError) as raised:
+        with closing(FileBlobStore(tmp_path, ops=disk)) as blobs, pytest.raises(StorageError) as raised:
+            full = Vault(blobs, FileDocumentStore(tmp_path, ops=disk), vault._catalogue, time.time)
             full.commit_generation(generation(A, 2, {1: image(1)}), good_seal(2))
         assert raised.value.code == "disk-full"
         assert vault.generations() == (stored.row,)

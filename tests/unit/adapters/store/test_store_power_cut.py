@@ -80,8 +80,10 @@ def _scenario(vault: Vault, acknowledged: list[str]) -> None:
 
 def _run(directory: Path, disk: SimDisk, acknowledged: list[str]) -> bool:
     """Whether the scenario came to its end."""
-    with closing(CutCatalogue(directory / FILE_NAME, disk)) as catalogue:
-        blobs = FileBlobStore(directory, ops=disk, reserve_bytes=0)
+    with (
+        closing(CutCatalogue(directory / FILE_NAME, disk)) as catalogue,
+        closing(FileBlobStore(directory, ops=disk, reserve_bytes=0)) as blobs,
+    ):
         vault = Vault(blobs, FileDocumentStore(directory, ops=disk), catalogue, time.time, policy=POLICY)
         try:
             _scenario(vault, acknowledged)
