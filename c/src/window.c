@@ -21,6 +21,7 @@
 #define EXCESS_LOSS_Q20 (ONE_Q20 / 64)	/* loss over 5/4 of the usual that adds up to an alarm */
 #define START_EXCESS_LOSS_Q20 (ONE_Q20 / 4)	/* while the window doubles each round */
 #define ALARM_BLOCKS 1u		/* so many more lost than that, and an eighth of the window; twice that at the start */
+#define EARLY_BLOCKS 16u	/* while the window doubles, no alarm comes of so few: one lost request is half of them */
 #define RUN_BLOCKS 4u		/* losses so close, or within an eighth of the window, count as one: a lost request */
 #define TRIAL_BLOCKS 128u
 #define TRIAL_LOSSES 8u		/* a trial lasts until so many are to be expected if they are random */
@@ -166,8 +167,12 @@ static void count(struct ub_window *w, uint32_t place, uint32_t lost)
 				   (w->starting ? START_EXCESS_LOSS_Q20 : EXCESS_LOSS_Q20));
 	if (w->excess_q20 <= 0)
 		forget_losses(w, w->counts_from);
-	else if ((uint32_t)w->excess_q20 >> 12 > ((ALARM_BLOCKS << 8) + w->size_q8 / 8) << w->starting)
-		begin_trial(w);
+	else if ((uint32_t)w->excess_q20 >> 12 > ((ALARM_BLOCKS << 8) + w->size_q8 / 8) << w->starting) {
+		if (w->starting && w->size_q8 <= EARLY_BLOCKS << 8)
+			forget_losses(w, w->next_place + ub_window_blocks(w));
+		else
+			begin_trial(w);
+	}
 }
 
 /* The first of a request had few before it and says too little of how fast blocks come, none says too much. */

@@ -69,6 +69,12 @@ def test_transfer_with_random_loss_keeps_the_link_busy(link: Link, least: float)
     assert max(got.waste for got in runs) <= 1.05 / (1 - link.loss) ** 2
 
 
+@pytest.mark.parametrize("seed", [61, 100])
+def test_transfer_that_loses_much_of_its_first_blocks_takes_no_longer(seed: int) -> None:
+    got = transferred(Link(rate_mbit=100, rtt_ms=5, loss=0.10), seed=seed, size_mib=6)
+    assert got.goodput >= 0.85
+
+
 @pytest.mark.parametrize(
     ("link", "least", "most_waste"),
     [

@@ -40,6 +40,9 @@ ALARM_BLOCKS = 1
 ALARM_PART = 8
 """The alarm: so many more were lost than that, and this part of the window, so that a large one, which random loss is
 to leave alone, waits longer. Twice that while the window doubles."""
+EARLY_BLOCKS = 16
+"""While the window doubles, no alarm comes of so few: one lost request is half of them. If they do overflow a queue,
+twice as many will tell."""
 RUN_BLOCKS = 4
 """Losses so close to each other, or within an eighth of the window, count as one: a lost request loses many blocks."""
 TRIAL_BLOCKS = 128
@@ -208,7 +211,10 @@ class Window:
         if self._excess <= 0:
             self._forget_losses(from_place=self._counts_from)
         elif self._excess > (ALARM_BLOCKS + self._size / ALARM_PART) * (1 + self._starting):
-            self._begin_trial()
+            if self._starting and self._size <= EARLY_BLOCKS:
+                self._forget_losses(from_place=self._next_place + self.blocks)
+            else:
+                self._begin_trial()
 
     def _forget_losses(self, *, from_place: int) -> None:
         self._excess, self._counted, self._lost = 0.0, 0, 0
