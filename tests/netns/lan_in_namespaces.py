@@ -16,7 +16,8 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
+"""Two devices of one address may wait for the ARP cache of one of them: 15 to 45 s (arp(7), base_reachable_time), and 5."""
 NOBODY = 65534
 TOOLS = ("unshare", "nsenter", "ip", "sysctl", "setpriv", "nft")
 UNPRIVILEGED = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--bounding-set=-all")
