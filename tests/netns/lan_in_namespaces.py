@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 
 PATIENCE_S = 60.0
-"""Two devices of one address may wait for the ARP cache of one of them: 15 to 45 s (arp(7), base_reachable_time), and 5."""
+"""Two devices of one address may wait for the ARP cache of one: 15 to 45 s (base_reachable_time, arp(7)) and 5."""
 NOBODY = 65534
 TOOLS = ("unshare", "nsenter", "ip", "sysctl", "setpriv", "nft")
 UNPRIVILEGED = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--bounding-set=-all")
