@@ -14,6 +14,7 @@
 #define INITIAL_BLOCKS 10u	/* RFC 6928 */
 #define MIN_BLOCKS 4u		/* enough for losses to show by later arrivals */
 #define SLACK_US 6000u		/* queueing that is never held against the path; half of it ends the doubling */
+#define SMALL_BLOCKS 32u	/* a ring that no queue between is shorter than: what is lost is not its doing */
 #define MAX_ROUND_TRIP (4 * UB_SECOND)	/* longer ones count as this long: times 64 it fits 32 bits */
 #define LOSS_MEMORY 256u	/* blocks that loss is averaged over */
 #define USUAL_MEMORY 4096u	/* the usual loss is forgotten so slowly */
@@ -65,7 +66,8 @@ uint32_t ub_window_batch(const struct ub_window *w, uint32_t room_blocks)
 	uint32_t blocks = ub_min(ub_window_blocks(w), room_blocks);
 	uint32_t path = w->starting ? blocks : ub_min(w->path_blocks, blocks);
 
-	if (blocks == w->max_blocks && w->base_us < SLACK_US / 2)
+	if (blocks == w->max_blocks && w->base_us < SLACK_US / 2 &&
+	    (blocks <= SMALL_BLOCKS || !ub_window_is_lossy(w)))
 		path = 0;
 	return ub_max(ub_pieces(blocks, 8), ub_min(blocks - path, blocks / (ub_window_is_lossy(w) ? 4 : 2)));
 }

@@ -28,6 +28,8 @@ MOST_LOSSY_PART = 4
 """A request asks for an eighth to half of what may be outstanding: for no less, as each costs a busy server as much as
 many blocks; for no more, a fourth where many are lost, so that the loss of one leaves others whose blocks show it. An
 eighth is added to what is seen outstanding: that many more do no harm."""
+SMALL_BLOCKS = 32
+"""A ring that no queue between is shorter than: what is lost on the way to a larger one may be its doing."""
 LOSSY = 0.005
 """From this loss on a request is so likely to be lost that it is sent twice: the loss of one costs a round trip and all
 of its blocks; it is a few bytes for each of them, and the sender serves it once (spec/protocol.md §4.10)."""
@@ -121,7 +123,8 @@ class Window:
         """
         blocks = min(self.blocks, room_blocks)
         path = blocks if self._starting else self._path
-        if blocks == self._max and self._base_s < SLACK_S / 2:
+        bounded = blocks == self._max and self._base_s < SLACK_S / 2
+        if bounded and (blocks <= SMALL_BLOCKS or not self.is_lossy):
             path = 0
         most = blocks // (MOST_LOSSY_PART if self.is_lossy else MOST_PART)
         return max(-(-blocks // LEAST_PART), min(int(blocks - path), most))
