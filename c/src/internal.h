@@ -400,9 +400,10 @@ struct ub_block {
 /* One that has not arrived, or had not when it was given up. */
 struct ub_flight {
 	uint32_t offset;
-	uint32_t place, request;	/* its number in the order of asking; that of the BlockRequest */
+	uint32_t place;			/* its number in the order of asking */
 	uint32_t asked_us;		/* the low 32 bits of the time */
-	uint32_t outstanding;		/* blocks, with it, when it had been asked for; 0: the window did not bound them */
+	uint16_t request;		/* the low 16 bits of the BlockRequest's number */
+	uint16_t outstanding;		/* blocks, with it, when it had been asked for; 0: the window did not bound them */
 };
 
 #define UB_MAX_GIVEN_UP 32

@@ -145,7 +145,7 @@ static void sample(struct ub_receiver *r, const struct ub_flight *flight)
 }
 
 /* It had counted as lost and comes all the same: the network reorders by more than was thought. */
-static void learn_from_late(struct ub_receiver *r, uint32_t offset, uint32_t request)
+static void learn_from_late(struct ub_receiver *r, uint32_t offset, uint16_t request)
 {
 	uint32_t i;
 
@@ -163,7 +163,7 @@ static void learn_from_late(struct ub_receiver *r, uint32_t offset, uint32_t req
 }
 
 /* Round trip, order and losses, from one new block. */
-static void learn(struct ub_receiver *r, uint32_t offset, uint32_t request)
+static void learn(struct ub_receiver *r, uint32_t offset, uint16_t request)
 {
 	struct ub_flight flight;
 
@@ -198,7 +198,7 @@ void ub_receiver_block(struct ub_receiver *r, const struct ub_message *m)
 	block->state = HELD;
 	r->blocks_received++;
 	r->armed_us = r->quiet_since_us = (uint32_t)r->storage.ub->now_us;
-	learn(r, offset, request);
+	learn(r, offset, (uint16_t)request);
 }
 
 void ub_receiver_end(struct ub_receiver *r, uint32_t request)
@@ -231,7 +231,7 @@ static void expire(struct ub_receiver *r)
 		ub_window_timed_out(&r->window);
 	}
 	if (r->end_request && !until(r, r->end_us)) {
-		while (r->flight_count && r->storage.flights[0].request <= r->end_request)
+		while (r->flight_count && (int16_t)(r->storage.flights[0].request - r->end_request) <= 0)
 			ub_window_lost(&r->window, give_up_oldest(r));
 		r->end_request = 0;
 	}
@@ -312,9 +312,9 @@ uint32_t ub_receiver_request(struct ub_receiver *r)
 
 		flight->offset = block->offset;
 		flight->place = r->window.next_place++;
-		flight->request = r->request + 1;
+		flight->request = (uint16_t)(r->request + 1);
 		flight->asked_us = (uint32_t)r->storage.ub->now_us;
-		flight->outstanding = limited ? r->flight_count : 0;
+		flight->outstanding = limited ? (uint16_t)r->flight_count : 0;
 		if (ranges && block->offset == end) {
 			ub_put_u32(size, ub_u32(size) + block->length);
 		} else {

@@ -14,7 +14,7 @@
 #define INITIAL_BLOCKS 10u	/* RFC 6928 */
 #define MIN_BLOCKS 4u		/* enough for losses to show by later arrivals */
 #define SLACK_US 6000u		/* queueing that is never held against the path; half of it ends the doubling */
-#define SMALL_BLOCKS 32u	/* a ring that no queue between is shorter than: what is lost is not its doing */
+#define SMALL_BLOCKS 32u	/* a ring that no queue between is shorter than; and so many, delay never holds back */
 #define MAX_ROUND_TRIP (4 * UB_SECOND)	/* longer ones count as this long: times 64 it fits 32 bits */
 #define LOSS_MEMORY 256u	/* blocks that loss is averaged over */
 #define USUAL_MEMORY 4096u	/* the usual loss is forgotten so slowly */
@@ -204,7 +204,7 @@ static void end_round(struct ub_window *w)
 	learn_rate(w, w->last_blocks, w->last_blocks_us);
 	room_q8 = w->max_blocks << 8;
 	if (w->blocks) {
-		room_q8 = come_q8(w, w->base_us + SLACK_US);
+		room_q8 = ub_max(come_q8(w, w->base_us + SLACK_US), SMALL_BLOCKS << 8);
 		w->path_blocks = come_q8(w, w->base_us + SLACK_US / 2) >> 8;
 	}
 	if (shortest_us >= w->base_us + SLACK_US / 2)

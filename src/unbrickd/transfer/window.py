@@ -29,7 +29,8 @@ MOST_LOSSY_PART = 4
 many blocks; for no more, a fourth where many are lost, so that the loss of one leaves others whose blocks show it. An
 eighth is added to what is seen outstanding: that many more do no harm."""
 SMALL_BLOCKS = 32
-"""A ring that no queue between is shorter than: what is lost on the way to a larger one may be its doing."""
+"""A ring that no queue between is shorter than: what is lost on the way to a larger one may be its doing. And so many
+are outstanding whatever the delay: 45 KB harm no path, and a delay may be the sender's, who serves a street."""
 LOSSY = 0.005
 """From this loss on a request is so likely to be lost that it is sent twice: the loss of one costs a round trip and all
 of its blocks; it is a few bytes for each of them, and the sender serves it once (spec/protocol.md §4.10)."""
@@ -180,7 +181,7 @@ class Window:
         rate, self._last_rate, self._rate = max(self._rate, self._last_rate), self._rate, 0.0
         room = float("inf")
         if rate:
-            room = rate * (self._base_s + SLACK_S)
+            room = max(rate * (self._base_s + SLACK_S), SMALL_BLOCKS)
             self._path = rate * (self._base_s + SLACK_S / 2)
         if self._ring:
             room = min(room, max(self._ring, rate * self._base_s + self._ring / 2))

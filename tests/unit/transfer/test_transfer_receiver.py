@@ -11,7 +11,7 @@ from unbrickd.transfer.receiver import Receiver
 from unbrickd.transfer.rtt import INITIAL_TIMEOUT_S, MAX_TIMEOUT_S, MIN_TIMEOUT_S, RttEstimator
 from unbrickd.transfer.segments import Segment, document_segments, segments_of
 from unbrickd.transfer.sender import MAX_PENDING_RANGES
-from unbrickd.transfer.window import INITIAL_BLOCKS, MIN_BLOCKS, Window
+from unbrickd.transfer.window import INITIAL_BLOCKS, SMALL_BLOCKS, Window
 from unbrickd.wire.messages import MAX_RANGES, BlockRequest
 
 
@@ -353,7 +353,7 @@ def test_window_grows_while_the_round_trip_stays_and_shrinks_when_it_grows() -> 
     for _ in range(30):
         rounds(1, 0.05)
         sizes.append(window.blocks)
-    assert min(sizes) == MIN_BLOCKS, "from there on, this is the path's round trip"
+    assert min(sizes) == SMALL_BLOCKS, "so many harm no path"
 
 
 @pytest.mark.parametrize(("base_ms", "part"), [(1, 3 / 7), (5, 3 / 11), (30, 1 / 8)])
