@@ -15,6 +15,8 @@ from unbrickd.server.limits import ServerLimits
 from unbrickd.server.port import Port, Refusal
 from unbrickd.server.upload import DocumentSink, ImageSink, IncomingTransfer
 from unbrickd.store.vault import Vault
+from unbrickd.transfer.retry import wait_after
+from unbrickd.transfer.rtt import INITIAL_TIMEOUT_S, RttEstimator
 from unbrickd.wire import messages as m
 from unbrickd.wire.packet import Message
 
@@ -43,6 +45,8 @@ class BackupSession:
         self._changed: list[str] = []
         self._moved_bytes = 0
         self._ack: m.BackupAck | None = None
+        self._rtt: RttEstimator | None = None
+        """Of all transfers."""
         self._has_blocks = False
         """Blocks have come of late: more may be asked for once all that have come with them are taken."""
         self._is_syncing = self._is_suspended = False
@@ -147,6 +151,9 @@ class BackupSession:
             self.port.send(self._incoming.ack, transfer)
             return
         self._check_start(transfer, start)
+        if self._rtt is None:
+            # From the first Backup-Ack to the DataStart that answers it, or a later one: a round trip or more.
+            self._rtt = RttEstimator(min(wait_after(now_s - self._opened_s), INITIAL_TIMEOUT_S))
         self.suspend()
         if self._holds(start.component_id):
             self._ended[transfer] = m.DataStartAck(block_bytes=0, status=m.StartStatus.HELD)
@@ -161,6 +168,7 @@ class BackupSession:
             start=start,
             block_bytes=min(start.max_block_bytes, self._limits.max_block_bytes(self.port.peer.transport)),
             limits=self._limits,
+            rtt=self._rtt,
             on_take=lambda: self._report_progress(sink, manifest),
             now_s=now_s,
         )

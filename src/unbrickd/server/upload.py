@@ -16,6 +16,7 @@ from unbrickd.server.limits import GATHER_BLOCKS, GATHER_PART, GATHER_S, REOPEN_
 from unbrickd.server.port import Refusal
 from unbrickd.store.vault import Vault
 from unbrickd.transfer.receiver import Receiver, TransferStats
+from unbrickd.transfer.rtt import RttEstimator
 from unbrickd.transfer.segments import Segment, document_segments, segments_of
 from unbrickd.wire import messages as m
 from unbrickd.wire.framing import MIN_MAX_MESSAGE_BYTES
@@ -101,7 +102,7 @@ class ImageSink:
 
 
 class IncomingTransfer:
-    """Drives a Receiver into a sink. `on_take` hears of every segment that was kept."""
+    """Drives a Receiver into a sink. rtt: of the session's path; `on_take` hears of every segment that was kept."""
 
     def __init__(
         self,
@@ -111,6 +112,7 @@ class IncomingTransfer:
         start: m.DataStart,
         block_bytes: int,
         limits: ServerLimits,
+        rtt: RttEstimator,
         on_take: Callable[[], None],
         now_s: float,
     ) -> None:
@@ -118,6 +120,7 @@ class IncomingTransfer:
         self.start = start
         self._sink = sink
         self._limits = limits
+        self._rtt = rtt
         self._on_take = on_take
         self._open(sink.missing(), block_bytes, now_s)
 
@@ -130,6 +133,7 @@ class IncomingTransfer:
             block_bytes=block_bytes,
             ahead_bytes=max(0, self._limits.upload_buffer_bytes - largest),
             max_window_blocks=self._limits.max_window_blocks,
+            rtt=self._rtt,
             now_s=now_s,
         )
 

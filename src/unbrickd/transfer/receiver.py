@@ -91,7 +91,7 @@ class Receiver:
 
     ahead_bytes: how much of what follows a segment is taken while that is filled or used up: the RAM is that much and
     the largest segment. max_window_blocks: how many blocks may be outstanding. ring_frames: how many frames the
-    device takes at once, 0 if no matter.
+    device takes at once, 0 if no matter. rtt: what is known of the path's round trip, which is learnt from here too.
 
     Drive it: after receive_block, receive_end, release, accept and reject, and at `timer()`, send what `requests()`
     returns; while `is_whole`, use up `head()`. Nothing a peer sends makes it raise.
@@ -105,6 +105,7 @@ class Receiver:
         ahead_bytes: int,
         max_window_blocks: int,
         ring_frames: int = 0,
+        rtt: RttEstimator | None = None,
         now_s: float,
     ) -> None:
         assert block_bytes >= 1 and ahead_bytes >= 0 and max_window_blocks >= 1
@@ -126,7 +127,7 @@ class Receiver:
         self._max_window = max(1, min(max_window_blocks, MAX_PENDING_BYTES // block_bytes))
         self._ring_frames = ring_frames
         self._window = Window(max_blocks=self._max_window, ring_blocks=ring_frames)
-        self._rtt = RttEstimator()
+        self._rtt = rtt or RttEstimator()
         self._reordering_places = MIN_REORDERING_PLACES
         self._armed_s = now_s
         self._quiet_since_s = now_s

@@ -7,7 +7,8 @@ Knows no clock: samples come in. Spec: spec/protocol.md §6.
 from __future__ import annotations
 
 INITIAL_TIMEOUT_S = 0.25
-"""Before the first sample: longer than the wait for an answer, as blocks wait for those of other devices."""
+"""Before the first sample, of a path of which nothing is known: longer than the wait for an answer, as blocks wait for
+those of other devices."""
 MIN_TIMEOUT_S = 0.020
 """A LAN's round trip is below a millisecond; this leaves room for a busy PC's scheduler. RFC 6298 §2.4 says 1 s, for
 the Internet."""
@@ -18,7 +19,8 @@ MAX_TIMEOUT_S = 2.0
 class RttEstimator:
     """Smoothed round-trip time and its variation (RFC 6298 §2), with back-off (§5.5)."""
 
-    def __init__(self) -> None:
+    def __init__(self, initial_timeout_s: float = INITIAL_TIMEOUT_S) -> None:
+        self._initial_timeout_s = initial_timeout_s
         self.srtt_s: float | None = None
         self.variation_s = 0.0
         self._backoff = 0
@@ -39,7 +41,7 @@ class RttEstimator:
 
     @property
     def timeout_s(self) -> float:
-        once = INITIAL_TIMEOUT_S if self.srtt_s is None else self.srtt_s + 4 * self.variation_s
+        once = self._initial_timeout_s if self.srtt_s is None else self.srtt_s + 4 * self.variation_s
         return min(max(once, MIN_TIMEOUT_S) * 2.0 ** max(self._backoff - 1, 0), MAX_TIMEOUT_S)
 
     @property

@@ -16,6 +16,7 @@ from unbrickd.server.limits import GATHER_BLOCKS, GATHER_PART, GATHER_S, ServerL
 from unbrickd.server.upload import SAFE_BLOCK_BYTES
 from unbrickd.sim.memory_store import MemoryUpload
 from unbrickd.sim.trace import BLOCK_BYTES, CONFIG, ERASE_BLOCK_BYTES, FIRMWARE, TracedDevice, TracedServer
+from unbrickd.transfer.rtt import INITIAL_TIMEOUT_S, MIN_TIMEOUT_S
 from unbrickd.wire import messages as m
 from unbrickd.wire.packet import encode
 
@@ -183,6 +184,41 @@ def test_backup_lost_blocks_are_requested_again_in_time(lab: TracedServer, devic
     assert again and all(isinstance(p.message, m.BlockRequest) for p in again)
     requested = {offset for p in again if isinstance(p.message, m.BlockRequest) for offset, _ in p.message.ranges}
     assert 0 in requested
+
+
+@pytest.mark.parametrize(
+    ("rtt_s", "again_s"),
+    [
+        pytest.param(0.001, MIN_TIMEOUT_S, id="LAN"),
+        pytest.param(0.03, 0.09, id="three round trips"),
+        pytest.param(9.0, INITIAL_TIMEOUT_S, id="Backup-Ack came late"),
+    ],
+)
+def test_backup_first_request_is_repeated_by_the_round_trip_of_its_opening(
+    lab: TracedServer, device: TracedDevice, rtt_s: float, again_s: float
+) -> None:
+    device.make(1, FIRMWARE_1, CONFIG_1)
+    device.probe()
+    device.ask(device.backup(), m.BackupAck)
+    lab.wait(rtt_s)
+    device.say(device.data_start(GENERATION_OBJECT_ID), transfer=1)
+    assert lab.wait(again_s * 0.99) == []
+    (again,) = device.mine(lab.wait(again_s * 0.02))
+    assert isinstance(again.message, m.BlockRequest)
+
+
+def test_backup_first_request_of_a_later_transfer_is_repeated_by_what_the_earlier_measured(
+    lab: TracedServer, device: TracedDevice
+) -> None:
+    device.make(1, FIRMWARE_1, CONFIG_1)
+    device.probe()
+    device.ask(device.backup(), m.BackupAck)
+    _, *asked = device.say(device.data_start(GENERATION_OBJECT_ID), transfer=1)
+    assert lab.wait(rtt_s := MIN_TIMEOUT_S * 0.9) == []
+    device.send_blocks(GENERATION_OBJECT_ID, 1, asked)
+    device.say(device.data_start(FIRMWARE), transfer=2)
+    assert lab.wait(3 * rtt_s * 0.99) == [], "RFC 6298 §2.2"
+    assert lab.wait(3 * rtt_s * 0.02)
 
 
 def test_backup_asks_for_more_once_all_blocks_that_came_together_are_taken(
