@@ -123,7 +123,7 @@ class Server:
 
     def timer(self) -> float | None:
         """When to call `handle_timer`, if nothing else happens before; it may be for nothing."""
-        due_s = min(self._timers.first_s(), self._expires_s if len(self._sessions) else _NEVER_S, self._note_s)
+        due_s = min(self._timers.first_s(), self._expires_s, self._note_s)
         return None if due_s == _NEVER_S else due_s
 
     def handle_timer(self, now_s: float) -> None:
@@ -162,7 +162,8 @@ class Server:
     def _expire(self, now_s: float) -> None:
         while (silent := self._sessions.longest_silent()) and now_s >= silent[1] + SESSION_EXPIRY_S:
             self._close(silent[0], SessionEnd.SILENT)
-        self._expires_s = _NEVER_S if silent is None else silent[1] + SESSION_EXPIRY_S
+        if silent:
+            self._expires_s = silent[1] + SESSION_EXPIRY_S
 
     def _note_sightings(self) -> None:
         """For the list of devices only: a full or broken disk must not keep a device from its restore."""
@@ -341,6 +342,8 @@ class Server:
 
     def _close(self, key: SessionKey, reason: SessionEnd) -> None:
         session = self._sessions.pop(key)
+        if not len(self._sessions):
+            self._expires_s = _NEVER_S
         done = isinstance(session, RestoreSession) or session.done
         if isinstance(session, BackupSession):
             self._timers.set(session, None)

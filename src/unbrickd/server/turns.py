@@ -39,11 +39,12 @@ class Turns:
             self._new.append(session)
 
     def next(self, blocked: Set[int]) -> tuple[RestoreSession, int] | None:
-        """Who sends now, and how many messages at most; then call `sent`. A blocked channel keeps its place."""
+        """Who sends now, and how many messages at most, if it still has any; then call `sent`. A blocked channel keeps
+        its place."""
         for line in (self._new, self._old):
             for _ in range(len(line)):
                 session = line.popleft()
-                if session.pending and session.port.peer.channel not in blocked:
+                if session.port.peer.channel not in blocked:
                     self._is_ahead = line is self._new and bool(self._old)
                     return session, 1 if self._is_ahead else BATCH_MESSAGES
                 self._batches = 0 if line is self._old else self._batches

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar
 
+from unbrickd.errors import RemoteProtocolError
 from unbrickd.model.manifest import DIGEST_BYTES, MAX_VERSION_BYTES
 from unbrickd.wire.fields import Body, Type, fixed, text_field
 from unbrickd.wire.framing import Octets
@@ -127,12 +128,20 @@ class BlockRequest:
 
     @classmethod
     def decode_body(cls, octets: bytes) -> BlockRequest:
-        b = Body(octets, "BlockRequest")
-        request, flags, count = _REQUEST.unpack(b.take(_REQUEST.size))
-        b.require(request >= 1, "request number 0")
-        b.require(count <= MAX_RANGES, "too many ranges")
-        ranges = tuple(_RANGE.iter_unpack(b.take(count * _RANGE.size)))
-        b.require(0 not in [length for _, length in ranges], "an empty range")
+        if len(octets) < _REQUEST.size:
+            raise RemoteProtocolError("BlockRequest ends too early")
+        request, flags, count = _REQUEST.unpack_from(octets)
+        if request == 0:
+            raise RemoteProtocolError("BlockRequest: request number 0")
+        if count > MAX_RANGES:
+            raise RemoteProtocolError("BlockRequest: too many ranges")
+        end = _REQUEST.size + count * _RANGE.size
+        if len(octets) < end:
+            raise RemoteProtocolError("BlockRequest ends too early")
+        ranges = tuple(_RANGE.iter_unpack(octets[_REQUEST.size : end]))
+        for _, length in ranges:
+            if length == 0:
+                raise RemoteProtocolError("BlockRequest: an empty range")
         return cls(request=request, last=bool(flags & 1), ranges=ranges)
 
 

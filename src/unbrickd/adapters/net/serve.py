@@ -138,7 +138,6 @@ class _Runner:
         now_s = self._loop.time()
         for peer, octets in datagrams:
             self._server.receive(peer, octets, now_s)
-        self._server.handle_timer(now_s)
         self._pump()
         return self._server.gather_s
 

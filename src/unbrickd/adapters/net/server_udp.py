@@ -28,6 +28,8 @@ SOCKET_BUFFER_BYTES = 4 << 20
 """Asked of the operating system, which may give less: a window of every device of a street at once."""
 MAX_BATCH = 64
 """Datagrams read at once, so that answers are not held up by a flood."""
+LOOK_EVERY = 4
+"""While they come alone, it is looked for a second one only so often: to find none costs as much as to read one."""
 MAX_HELD = 256
 """Batches, mostly of one answer, that wait for the socket to take them; more are lost, as on any network."""
 
@@ -68,6 +70,8 @@ class UdpSocket:
         self._joined: set[int] = set()
         self._gathering: asyncio.TimerHandle | None = None
         """Until when nothing is read."""
+        self._alone = 0
+        """How often in a row no more than one came."""
         self._configure()
         self._datagrams = DatagramSocket(self._socket, peer_of=self._peer_of)
         loop.add_reader(self._socket, self._readable)
@@ -112,7 +116,9 @@ class UdpSocket:
     # Receiving
 
     def _readable(self) -> None:
-        received = self._datagrams.receive(MAX_BATCH)
+        looks_for_more = self._gathering is not None or self._alone % LOOK_EVERY == 0
+        received = self._datagrams.receive(MAX_BATCH if looks_for_more else 1)
+        self._alone = self._alone + 1 if len(received) < 2 else 0
         gather_s = self._on_datagrams(received) if received else 0.0
         if gather_s and len(received) < MAX_BATCH:
             if self._gathering is None:

@@ -10,10 +10,9 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
+from types import TracebackType
 
 from unbrickd.errors import StorageError
 
@@ -30,22 +29,33 @@ def disk_full(what: str) -> StorageError:
     )
 
 
-@contextmanager
-def translated(what: str) -> Iterator[None]:
+class translated:  # noqa: N801, as contextlib.suppress
     """Turn an OSError into the StorageError that says what to do. what: "cannot write the image …"."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        if error.errno in _FULL:
-            raise disk_full(what) from error
-        if error.errno in _REFUSED:
-            raise StorageError(
-                f"the store is not writable: {what}: {reason}",
-                code="not-writable",
-                hint="choose a store directory that this user may write to",
-            ) from error
-        raise StorageError(f"{what}: {reason}", code="io", retry=True, hint="check the disk of the store") from error
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, OSError):
+            raise _translation(self._what, error) from error
+
+
+def _translation(what: str, error: OSError) -> StorageError:
+    reason = error.strerror or str(error)
+    if error.errno in _FULL:
+        return disk_full(what)
+    if error.errno in _REFUSED:
+        return StorageError(
+            f"the store is not writable: {what}: {reason}",
+            code="not-writable",
+            hint="choose a store directory that this user may write to",
+        )
+    return StorageError(f"{what}: {reason}", code="io", retry=True, hint="check the disk of the store")
 
 
 class FileOps:

@@ -34,24 +34,28 @@ _STAT_BLOCK_BYTES = 512
 
 
 class FileBlobReader:
-    """An open file of an image, which goes back to its store."""
+    """An open file of an image, which goes back to its store. name: its digest, and whether it is quarantined."""
 
     def __init__(self, store: FileBlobStore, name: tuple[bytes, bool], file: FileIO) -> None:
+        self.name = name
         self._store = store
-        self._name = name
         self._file = file
-        self._length_bytes = file.seek(0, SEEK_END)
 
     @property
     def length_bytes(self) -> int:
-        return self._length_bytes
+        with translated("cannot read an image"):
+            return self._file.seek(0, SEEK_END)
 
     def read(self, offset_bytes: int, length_bytes: int) -> bytes:
         with translated("cannot read an image"):
             return read_at(self._file, offset_bytes, length_bytes)
 
     def close(self) -> None:
-        self._store.keep(self._name, self._file)
+        self._store.keep(self)
+
+    def end(self) -> None:
+        """No longer kept."""
+        self._file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -144,7 +148,7 @@ class FileBlobStore:
         self._ops = ops or FileOps()
         self._reserve_bytes = reserve_bytes
         self._open_parts: set[Path] = set()
-        self._kept: tuple[tuple[bytes, bool], FileIO] | None = None
+        self._kept: FileBlobReader | None = None
         """The image that was read last, open, as the next erase block is mostly of the same."""
 
     def prepare(self) -> None:
@@ -164,25 +168,25 @@ class FileBlobStore:
 
     def open(self, image_digest: bytes, *, quarantined: bool = False) -> FileBlobReader:
         name, kept = (image_digest, quarantined), self._kept
+        if kept is not None and kept.name == name:
+            self._kept = None
+            return kept
         with translated("cannot open an image"):
-            if kept is not None and kept[0] == name:
-                self._kept = None
-                return FileBlobReader(self, name, kept[1])
             try:
                 file = FileIO(self._path(image_digest, ".rotten" if quarantined else ".img"))
             except FileNotFoundError as error:
                 raise StorageError(f"image {image_digest.hex()[:16]} is not stored", code="missing") from error
             return FileBlobReader(self, name, file)
 
-    def keep(self, name: tuple[bytes, bool], file: FileIO) -> None:
+    def keep(self, reader: FileBlobReader) -> None:
         """Who read this image is done with it."""
         self.close()
-        self._kept = name, file
+        self._kept = reader
 
     def close(self) -> None:
         """Keep no image open: at the end, and before one is renamed or deleted, which Windows refuses while it is."""
         if self._kept is not None:
-            self._kept[1].close()
+            self._kept.end()
             self._kept = None
 
     def upload(self, image_digest: bytes, length_bytes: int, *, owner: bytes) -> FileUpload:
