@@ -80,6 +80,14 @@ class FileOps:
         while rest:
             rest = rest[file.write(rest) or 0 :]
 
+    def begin_write_back(self, file: FileIO, offset_bytes: int, length_bytes: int) -> None:
+        """Have what was written there go to the medium from now on, where the platform can; fsync then waits for less.
+
+        Nothing is durable by it. Linux begins to write what is dirty of what it is told to forget (mm/fadvise.c).
+        """
+        if sys.platform == "linux":
+            os.posix_fadvise(file.fileno(), offset_bytes, length_bytes, os.POSIX_FADV_DONTNEED)
+
     def fsync(self, file: FileIO) -> None:
         """To the medium, not only to the drive's cache (macOS: fcntl(2), F_FULLFSYNC)."""
         if sys.platform == "darwin":

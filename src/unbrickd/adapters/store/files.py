@@ -25,6 +25,8 @@ from unbrickd.store.interface import BlobEntry, DocumentEntry, DocumentKind, Doc
 
 RESERVE_BYTES = 64 << 20
 """So much of the disk an upload leaves free: for the catalogue and documents, and for the owner's other programs."""
+WRITE_BACK_BYTES = 1 << 20
+"""An upload's bytes go to the disk by so many while it comes: else all of it waits for all of them in the end."""
 
 _IMAGE = re.compile(r"([0-9a-f]{64})\.img")
 _DOCUMENT = re.compile(r"(\d{10})-([0-9a-f]{16})\.(gen|good|pin)")
@@ -92,6 +94,9 @@ class FileUpload:
         self._is_synced = False
         with translated("cannot write an upload"):
             self._ops.write(self._file, offset_bytes, octets)
+            border_bytes = (offset_bytes + len(octets)) // WRITE_BACK_BYTES * WRITE_BACK_BYTES
+            if border_bytes > offset_bytes:
+                self._ops.begin_write_back(self._file, border_bytes - WRITE_BACK_BYTES, WRITE_BACK_BYTES)
 
     def sync(self) -> None:
         with translated("cannot write an upload"):
