@@ -363,7 +363,7 @@ struct ub_window {
 	uint32_t round_ends_at, counts_from, run_ends_at;
 	uint32_t shortest_us, last_us, base_us;	/* last: the shortest of the round before (window.py says why it counts) */
 	uint32_t blocks, blocks_us, last_blocks, last_blocks_us;	/* so many came in that time, in the round and in the last */
-	uint32_t path_blocks;		/* that no queue holds, or a short one */
+	uint32_t left_blocks;		/* when the next are asked for: those that no queue holds, and some */
 	uint32_t calm_rounds;
 	uint32_t loss_q20, usual_loss_q20;
 	int32_t excess_q20;

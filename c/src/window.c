@@ -13,8 +13,10 @@
 #define MAX_TIMEOUT (2 * UB_SECOND)
 #define INITIAL_BLOCKS 10u	/* RFC 6928 */
 #define MIN_BLOCKS 4u		/* enough for losses to show by later arrivals */
-#define SLACK_US 6000u		/* queueing that is never held against the path; half of it ends the doubling */
-#define SMALL_BLOCKS 32u	/* a ring that no queue between is shorter than; and so many, delay never holds back */
+#define SLACK_US 8000u		/* queueing that is never held against the path; and in blocks, for slow paths and busy */
+#define SLACK_BLOCKS 48u	/* senders */
+#define LEFT_US 2500u		/* of it ends the doubling, and is left while what waits behind it is asked for */
+#define SMALL_BLOCKS 32u	/* a ring that no queue between is shorter than */
 #define MAX_ROUND_TRIP (4 * UB_SECOND)	/* longer ones count as this long: times 64 it fits 32 bits */
 #define LOSS_MEMORY 256u	/* blocks that loss is averaged over */
 #define USUAL_MEMORY 4096u	/* the usual loss is forgotten so slowly */
@@ -57,19 +59,18 @@ bool ub_window_is_lossy(const struct ub_window *w)
 }
 
 /*
- * An eighth of what may be outstanding at least, for requests to be few; half of it at most, of a lossy path's a fourth,
- * so that the loss of one leaves others; between them, what waits in a queue anyway. If a LAN's sender may send all that
- * the device takes, half.
+ * An eighth of what may be outstanding at least, for requests to be few; five eighths at most, so that the loss of one
+ * leaves others, and 48, for short queues; between them, what waits in a queue anyway. Where the device bounds what
+ * comes, none waits; on a LAN half of what it takes, as nothing runs dry there.
  */
 uint32_t ub_window_batch(const struct ub_window *w, uint32_t room_blocks)
 {
 	uint32_t blocks = ub_min(ub_window_blocks(w), room_blocks);
-	uint32_t path = w->starting ? blocks : ub_min(w->path_blocks, blocks);
+	uint32_t left = w->starting ? blocks : ub_min(w->left_blocks, blocks);
 
-	if (blocks == w->max_blocks && w->base_us < SLACK_US / 2 &&
-	    (blocks <= SMALL_BLOCKS || !ub_window_is_lossy(w)))
-		path = 0;
-	return ub_max(ub_pieces(blocks, 8), ub_min(blocks - path, blocks / (ub_window_is_lossy(w) ? 4 : 2)));
+	if (blocks == w->max_blocks)
+		return ub_pieces(blocks, w->base_us < LEFT_US && (blocks <= SMALL_BLOCKS || !ub_window_is_lossy(w)) ? 2 : 8);
+	return ub_max(ub_pieces(blocks, 8), ub_min(blocks - left, ub_min(blocks * 5 / 8, SLACK_BLOCKS)));
 }
 
 static uint32_t distance(uint32_t a, uint32_t b)
@@ -204,10 +205,10 @@ static void end_round(struct ub_window *w)
 	learn_rate(w, w->last_blocks, w->last_blocks_us);
 	room_q8 = w->max_blocks << 8;
 	if (w->blocks) {
-		room_q8 = ub_max(come_q8(w, w->base_us + SLACK_US), SMALL_BLOCKS << 8);
-		w->path_blocks = come_q8(w, w->base_us + SLACK_US / 2) >> 8;
+		room_q8 = come_q8(w, w->base_us) + ub_max(come_q8(w, SLACK_US), SLACK_BLOCKS << 8);
+		w->left_blocks = come_q8(w, w->base_us + LEFT_US) >> 8;
 	}
-	if (shortest_us >= w->base_us + SLACK_US / 2)
+	if (shortest_us >= w->base_us + LEFT_US)
 		w->starting = false;
 	w->last_blocks = blocks;
 	w->last_blocks_us = blocks_us;
@@ -231,11 +232,11 @@ void ub_window_arrived(struct ub_window *w, uint32_t place, uint32_t rtt_us, uin
 {
 	rtt_us = ub_min(ub_max(rtt_us, 1), MAX_ROUND_TRIP);
 	if (outstanding)
-		learn_rate(w, outstanding + ub_pieces(w->size_q8, 8 << 8), rtt_us);
+		learn_rate(w, outstanding, rtt_us);
 	measure(w, rtt_us);
 	w->limited = w->limited || limited;
 	w->shortest_us = ub_min(w->shortest_us, rtt_us);
-	if (w->starting && limited && rtt_us < w->base_us + SLACK_US / 2 &&
+	if (w->starting && limited && rtt_us < w->base_us + LEFT_US &&
 	    w->excess_q20 < (int32_t)ONE_Q20 && !w->trial_left)
 		resize(w, w->size_q8 + (1 << 8));
 	count(w, place, 0);

@@ -19,18 +19,19 @@ INITIAL_BLOCKS = 10
 """RFC 6928."""
 MIN_BLOCKS = 4
 """Enough for losses to show by later arrivals."""
-SLACK_S = 0.006
-"""Queueing that is never held against the path: scheduling and interrupts of both ends. Half of it ends the doubling,
-and is left while what waits behind it is asked for at once."""
+SLACK_S = 0.008
+SLACK_BLOCKS = 48
+"""Queueing that is never held against the path: scheduling and interrupts of both ends, and 67 KB, which harm no path
+however slow; besides, a delay may be the sender's, who serves a street."""
+LEFT_S = 0.0025
+"""Of it ends the doubling, and is left while what waits behind it is asked for at once."""
 LEAST_PART = 8
-MOST_PART = 2
-MOST_LOSSY_PART = 4
-"""A request asks for an eighth to half of what may be outstanding: for no less, as each costs a busy server as much as
-many blocks; for no more, a fourth where many are lost, so that the loss of one leaves others whose blocks show it. An
-eighth is added to what is seen outstanding: that many more do no harm."""
+MOST_PART = 5 / 8
+"""A request asks for an eighth to five eighths of what may be outstanding: for no less, as each costs a busy server as
+much as many blocks; for no more, so that the loss of one leaves others whose blocks show it; nor for more than
+SLACK_BLOCKS, as a burst may find a short queue."""
 SMALL_BLOCKS = 32
-"""A ring that no queue between is shorter than: what is lost on the way to a larger one may be its doing. And so many
-are outstanding whatever the delay: 45 KB harm no path, and a delay may be the sender's, who serves a street."""
+"""A ring that no queue between is shorter than: what is lost on the way to a larger one may be its doing."""
 LOSSY = 0.005
 """From this loss on a request is so likely to be lost that it is sent twice: the loss of one costs a round trip and all
 of its blocks; it is a few bytes for each of them, and the sender serves it once (spec/protocol.md §4.10)."""
@@ -93,9 +94,9 @@ class Window:
         self._shortest_s = self._last_s = float("inf")
         self._rate = self._last_rate = 0.0
         self._limited = False
-        # Of the delay. _path: blocks that no queue holds, or a short one.
+        # Of the delay. _left: blocks, those that no queue holds, and some.
         self._base_s = float("inf")
-        self._path = 0.0
+        self._left = 0.0
         self._calm_rounds = CALM_FOR_EVER
         # Of the loss. Blocks before _counts_from were asked for with another window.
         self._usual_loss = 0.0
@@ -120,15 +121,14 @@ class Window:
     def batch(self, room_blocks: int) -> int:
         """How many blocks to ask for at once, if the device has room for so many in all.
 
-        All that a LAN's sender may send, half of it: then the device bounds what comes, not the path.
+        Where the device bounds what comes, no queue waits; on a LAN half of what it takes, as nothing runs dry there.
         """
         blocks = min(self.blocks, room_blocks)
-        path = blocks if self._starting else self._path
-        bounded = blocks == self._max and self._base_s < SLACK_S / 2
-        if bounded and (blocks <= SMALL_BLOCKS or not self.is_lossy):
-            path = 0
-        most = blocks // (MOST_LOSSY_PART if self.is_lossy else MOST_PART)
-        return max(-(-blocks // LEAST_PART), min(int(blocks - path), most))
+        if blocks == self._max:
+            is_near = self._base_s < LEFT_S and (blocks <= SMALL_BLOCKS or not self.is_lossy)
+            return -(-blocks // (2 if is_near else LEAST_PART))
+        left = blocks if self._starting else self._left
+        return max(-(-blocks // LEAST_PART), int(min(blocks - left, blocks * MOST_PART, SLACK_BLOCKS)))
 
     def on_delivered(self, *, place: int, next_place: int, rtt_s: float, outstanding: int, limited: bool) -> None:
         """A block arrived. next_place: that of the next one requested.
@@ -141,8 +141,8 @@ class Window:
         self._limited = self._limited or limited
         self._shortest_s = min(self._shortest_s, rtt_s)
         if outstanding:
-            self._rate = max(self._rate, (outstanding - (-self.blocks // LEAST_PART)) / max(rtt_s, 1e-6))
-        nothing_bounds_it = rtt_s < self._base_s + SLACK_S / 2 and self._excess < 1 and not self._trial_left
+            self._rate = max(self._rate, outstanding / max(rtt_s, 1e-6))
+        nothing_bounds_it = rtt_s < self._base_s + LEFT_S and self._excess < 1 and not self._trial_left
         if self._starting and limited and nothing_bounds_it:
             self._resize(self._size + 1)
         self._count(place, lost=0)
@@ -181,11 +181,11 @@ class Window:
         rate, self._last_rate, self._rate = max(self._rate, self._last_rate), self._rate, 0.0
         room = float("inf")
         if rate:
-            room = max(rate * (self._base_s + SLACK_S), SMALL_BLOCKS)
-            self._path = rate * (self._base_s + SLACK_S / 2)
+            room = rate * self._base_s + max(rate * SLACK_S, SLACK_BLOCKS)
+            self._left = rate * (self._base_s + LEFT_S)
         if self._ring:
             room = min(room, max(self._ring, rate * self._base_s + self._ring / 2))
-        if self._starting and shortest_s < self._base_s + SLACK_S / 2:
+        if self._starting and shortest_s < self._base_s + LEFT_S:
             return
         self._starting = False
         if room < self._size:
