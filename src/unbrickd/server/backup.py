@@ -358,9 +358,9 @@ class BackupSession:
             self._advance(now_s)
 
     @property
-    def may_gather(self) -> bool:
-        """Whether what the device sends may wait a little, to be taken together."""
-        return self._incoming is not None and self._incoming.may_gather
+    def gather_s(self) -> float:
+        """For how long what the device sends may wait, to be taken together; 0.0: not at all."""
+        return 0.0 if self._incoming is None else self._incoming.gather_s
 
     def silent(self, now_s: float) -> bool:
         """Whether the device sends nothing of what it was asked for, for too long."""

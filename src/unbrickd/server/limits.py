@@ -16,12 +16,13 @@ SILENCE_S = 10.0
 """A sender that sends none of what was asked for is given up after this (spec/protocol.md §6)."""
 REOPEN_S = 2.5
 """If not one block of the first requests came by then, they are taken to be too long for the path (§1)."""
-GATHER_S = 0.001
-"""For so long blocks of an upload may gather, as a turn for each is most of what it costs; no finer, because asyncio's
-epoll(7) waits whole milliseconds. Requests then go out as rarely, each for all that came meanwhile, which short queues
-do not take:"""
-GATHER_BLOCKS, GATHER_PART = 32, 4
-"""so only while so many are outstanding, and at most this part of them comes in that time."""
+GATHER_PART = 2
+"""Blocks of an upload may gather, as a turn for each is most of what it costs: for this part of the time that they wait
+in the link's queue, so that it does not run empty while nothing is asked for,"""
+GATHER_STEP_S, GATHER_MOST_S = 0.001, 0.003
+"""in whole milliseconds, because asyncio's epoll(7) waits no finer, and no longer than others notice;"""
+GATHER_BLOCKS = 32
+"""while so many are outstanding, else it is the end or the queue is short, and no longer than until so many come."""
 TCP_BLOCK_BYTES = 16 << 10
 """Large enough that the header is no cost, small enough that sessions take turns on one link."""
 

@@ -22,7 +22,7 @@ from unbrickd.server.backup import BackupSession
 from unbrickd.server.cache import EraseBlockCache
 from unbrickd.server.cookies import Cookies
 from unbrickd.server.events import Event, Refused, SessionEnd, SessionEnded, SessionOpened
-from unbrickd.server.limits import GATHER_S, SESSION_EXPIRY_S, ServerLimits
+from unbrickd.server.limits import SESSION_EXPIRY_S, ServerLimits
 from unbrickd.server.port import DiskWork, Port, Refusal, SessionKey
 from unbrickd.server.restore import RestoreSession
 from unbrickd.server.sessions import Session, Sessions
@@ -196,7 +196,7 @@ class Server:
     @property
     def gather_s(self) -> float:
         """For how long what comes next may gather before it is given to `receive`; 0.0: not at all."""
-        return GATHER_S if self._sessions.may_gather else 0.0
+        return self._sessions.gather_s
 
     @property
     def sessions(self) -> int:

@@ -23,7 +23,7 @@ class Sessions:
         self._of_device: dict[bytes, list[SessionKey]] = {}
         self._resting: OrderedDict[Session, None] = OrderedDict()
         """The one that rests longest first."""
-        self._uploading: set[Session] = set()
+        self._uploading: set[BackupSession] = set()
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -89,12 +89,11 @@ class Sessions:
         return next((session.port.key for session in self._resting), None)
 
     @property
-    def may_gather(self) -> bool:
-        """Whether nothing goes on but uploads whose blocks may gather."""
-        at_work = len(self._sessions) - len(self._resting)
-        return 0 < at_work == len(self._uploading) and all(
-            isinstance(session, BackupSession) and session.may_gather for session in self._uploading
-        )
+    def gather_s(self) -> float:
+        """For how long blocks may gather, while nothing goes on but uploads; 0.0: not at all."""
+        if len(self._sessions) - len(self._resting) > len(self._uploading):
+            return 0.0
+        return min((session.gather_s for session in self._uploading), default=0.0)
 
     @property
     def uploading(self) -> int:

@@ -12,7 +12,15 @@ from typing import Protocol
 
 from unbrickd.model.codec import decode_generation
 from unbrickd.model.manifest import Manifest, SealedGeneration
-from unbrickd.server.limits import GATHER_BLOCKS, GATHER_PART, GATHER_S, REOPEN_S, SILENCE_S, ServerLimits
+from unbrickd.server.limits import (
+    GATHER_BLOCKS,
+    GATHER_MOST_S,
+    GATHER_PART,
+    GATHER_STEP_S,
+    REOPEN_S,
+    SILENCE_S,
+    ServerLimits,
+)
 from unbrickd.server.port import Refusal
 from unbrickd.store.vault import Vault
 from unbrickd.transfer.receiver import Receiver, TransferStats
@@ -150,10 +158,13 @@ class IncomingTransfer:
         return self._receiver.stats
 
     @property
-    def may_gather(self) -> bool:
-        """Whether blocks may wait GATHER_S to be taken together."""
-        is_long = self.stats.srtt_s >= GATHER_PART * GATHER_S
-        return is_long and self._receiver.outstanding_blocks >= GATHER_BLOCKS
+    def gather_s(self) -> float:
+        """For how long blocks may wait to be taken together; 0.0: not at all."""
+        outstanding = self._receiver.outstanding_blocks
+        if outstanding < GATHER_BLOCKS:
+            return 0.0
+        until_s = min(self._rtt.queueing_s / GATHER_PART, self.stats.srtt_s * GATHER_BLOCKS / outstanding)
+        return min(until_s // GATHER_STEP_S * GATHER_STEP_S, GATHER_MOST_S)
 
     def silent(self, now_s: float) -> bool:
         return not self.complete and self._receiver.silent_s(now_s) >= SILENCE_S

@@ -23,6 +23,7 @@ class RttEstimator:
         self._initial_timeout_s = initial_timeout_s
         self.srtt_s: float | None = None
         self.variation_s = 0.0
+        self._shortest_s = float("inf")
         self._backoff = 0
 
     def sample(self, rtt_s: float) -> None:
@@ -32,6 +33,7 @@ class RttEstimator:
         else:
             self.variation_s += (abs(self.srtt_s - rtt_s) - self.variation_s) / 4
             self.srtt_s += (rtt_s - self.srtt_s) / 8
+        self._shortest_s = min(self._shortest_s, rtt_s)
         self._backoff = 0
 
     def back_off(self) -> None:
@@ -43,6 +45,11 @@ class RttEstimator:
     def timeout_s(self) -> float:
         once = self._initial_timeout_s if self.srtt_s is None else self.srtt_s + 4 * self.variation_s
         return min(max(once, MIN_TIMEOUT_S) * 2.0 ** max(self._backoff - 1, 0), MAX_TIMEOUT_S)
+
+    @property
+    def queueing_s(self) -> float:
+        """By how much the round trip is longer of late than the shortest: what waits in queues, as far as it shows."""
+        return 0.0 if self.srtt_s is None else self.srtt_s - self._shortest_s
 
     @property
     def reordering_s(self) -> float:

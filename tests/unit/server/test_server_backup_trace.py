@@ -12,7 +12,7 @@ from unbrickd.errors import StorageError
 from unbrickd.model.manifest import GENERATION_OBJECT_ID
 from unbrickd.model.peer import Transport
 from unbrickd.server import events
-from unbrickd.server.limits import GATHER_BLOCKS, GATHER_PART, GATHER_S, ServerLimits
+from unbrickd.server.limits import GATHER_BLOCKS, GATHER_MOST_S, GATHER_PART, GATHER_STEP_S, ServerLimits
 from unbrickd.server.upload import SAFE_BLOCK_BYTES
 from unbrickd.sim.memory_store import MemoryUpload
 from unbrickd.sim.trace import BLOCK_BYTES, CONFIG, ERASE_BLOCK_BYTES, FIRMWARE, TracedDevice, TracedServer
@@ -470,8 +470,10 @@ def test_backup_whose_session_ends_while_the_disk_is_slow_lets_go_of_its_upload_
     assert device.sealed is not None and moved == len(device.sealed.document) + len(CONFIG_1), "the firmware was kept"
 
 
-def gathered(lab: TracedServer, device: TracedDevice, *, rtt_s: float) -> list[tuple[int, float]]:
-    """(blocks outstanding, how long the next may gather) after each block of an upload with that round trip."""
+def gathered(lab: TracedServer, device: TracedDevice, *, queue_s: float) -> list[tuple[int, float]]:
+    """(blocks outstanding, how long the next may gather) after each block of an image that waits so long in a queue,
+    where the document did not.
+    """
     firmware = random.Random(3).randbytes(64 * ERASE_BLOCK_BYTES)
     device.make(1, firmware, CONFIG_1)
     device.probe()
@@ -480,7 +482,7 @@ def gathered(lab: TracedServer, device: TracedDevice, *, rtt_s: float) -> list[t
     _, *asked = device.say(device.data_start(FIRMWARE), transfer=2)
     outstanding, seen = 0, []
     while asked:
-        lab.now_s += rtt_s
+        lab.now_s += queue_s
         requests = [packet.message for packet in asked if isinstance(packet.message, m.BlockRequest)]
         places = [
             (request.request, at)
@@ -499,15 +501,27 @@ def gathered(lab: TracedServer, device: TracedDevice, *, rtt_s: float) -> list[t
 
 
 def test_backup_blocks_may_gather_while_many_are_outstanding(lab: TracedServer, device: TracedDevice) -> None:
-    seen = gathered(lab, device, rtt_s=2 * GATHER_PART * GATHER_S)
+    queue_s = 2.5 * GATHER_PART * GATHER_STEP_S
+    seen = gathered(lab, device, queue_s=queue_s)
     assert {many for many, _ in seen} >= {0, GATHER_BLOCKS - 1, GATHER_BLOCKS}
-    assert all(gather_s == (GATHER_S if many >= GATHER_BLOCKS else 0.0) for many, gather_s in seen)
+    assert {gather_s for many, gather_s in seen if many < GATHER_BLOCKS} == {0.0}
+    assert [gather_s for many, gather_s in seen if many >= GATHER_BLOCKS][-1] == 2 * GATHER_STEP_S
+    assert max(gather_s for _, gather_s in seen) <= queue_s / GATHER_PART
 
 
-def test_backup_blocks_of_a_short_round_trip_may_not_gather(lab: TracedServer, device: TracedDevice) -> None:
-    seen = gathered(lab, device, rtt_s=GATHER_PART * GATHER_S * 0.9)
+@pytest.mark.parametrize(
+    ("queue_s", "most_s"),
+    [
+        pytest.param(GATHER_PART * GATHER_STEP_S * 0.9, 0.0, id="short"),
+        pytest.param(10.0 * GATHER_MOST_S, GATHER_MOST_S, id="long"),
+    ],
+)
+def test_backup_blocks_gather_by_the_queue_within_bounds(
+    lab: TracedServer, device: TracedDevice, queue_s: float, most_s: float
+) -> None:
+    seen = gathered(lab, device, queue_s=queue_s)
     assert max(many for many, _ in seen) >= GATHER_BLOCKS
-    assert {gather_s for _, gather_s in seen} == {0.0}
+    assert max(gather_s for _, gather_s in seen) == most_s
 
 
 def test_backup_blocks_may_not_gather_while_another_device_restores(
@@ -516,4 +530,4 @@ def test_backup_blocks_may_not_gather_while_another_device_restores(
     other.make(1, FIRMWARE_1, b"c")
     other.back_up()
     other.offered()
-    assert {gather_s for _, gather_s in gathered(lab, device, rtt_s=2 * GATHER_PART * GATHER_S)} == {0.0}
+    assert {gather_s for _, gather_s in gathered(lab, device, queue_s=3 * GATHER_PART * GATHER_STEP_S)} == {0.0}
