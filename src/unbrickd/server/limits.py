@@ -19,8 +19,9 @@ REOPEN_S = 2.5
 GATHER_PART = 2
 """Blocks of an upload may gather, as a turn for each is most of what it costs: for this part of the time that they wait
 in the link's queue, so that it does not run empty while nothing is asked for,"""
-GATHER_STEP_S, GATHER_MOST_S = 0.001, 0.003
-"""in whole milliseconds, because asyncio's epoll(7) waits no finer, and no longer than others notice;"""
+GATHER_STEP_S, GATHER_MOST_S = 0.001, 0.002
+"""in whole milliseconds, because epoll(7) waits no finer, and less than the window leaves in the queue (window.LEFT_S)
+when it lets ask for more;"""
 GATHER_BLOCKS = 32
 """while so many are outstanding, else it is the end or the queue is short, and no longer than until so many come."""
 TCP_BLOCK_BYTES = 16 << 10
