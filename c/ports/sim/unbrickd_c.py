@@ -13,7 +13,8 @@ import functools
 import os
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cffi import FFI
@@ -36,6 +37,7 @@ from unbrickd.recovery.light import Light
 from unbrickd.recovery.offer import Choice
 from unbrickd.seal.identity import encode_identity
 from unbrickd.seal.maker import load_public_key
+from unbrickd.sim.nor import PowerCut
 
 __all__ = [
     "BUILD",
@@ -418,6 +420,8 @@ class CBootloader:
             ring_frames=ring_frames,
         )
         self.booting: events.Booting | None = None
+        self._cut: PowerCut | None = None
+        """Raised when what the core sent before it is on its way."""
         self._wake = ffi().new("uint64_t *", micros(now_s))
         self.peak_ram_bytes = self.core.memory_bytes - self.core.ub.document_room
         self._power_on(button=button, now_us=micros(now_s))
@@ -429,12 +433,17 @@ class CBootloader:
 
     def receive(self, peer: Peer, message: bytes, now_s: float) -> None:
         """Take one message; raises what a callback raised."""
-        self._receive(peer, message, micros(now_s))
+        with self._until_cut(now_s):
+            self._receive(peer, message, micros(now_s))
         self._look()
 
     def outgoing(self, now_s: float) -> list[Datagram]:
         """Every message that is due now; raises what a callback raised."""
-        self._poll(micros(now_s))
+        if self._cut is not None and not self.core.sent:
+            raise self._cut
+        if self._cut is None:
+            with self._until_cut(now_s):
+                self._poll(micros(now_s))
         self._look()
         sent, self.core.sent = self.core.sent, []
         return sent
@@ -448,6 +457,15 @@ class CBootloader:
         return happened
 
     # The core's calls
+
+    @contextmanager
+    def _until_cut(self, now_s: float) -> Iterator[None]:
+        try:
+            yield
+        except PowerCut as cut:
+            if not self.core.sent:
+                raise
+            self._cut, self._wake[0] = cut, micros(now_s)
 
     def _power_on(self, *, button: bool, now_us: int) -> None:
         self.core.call(self.core.lib.unbrickd_power_on(self.core.ub, button, now_us))

@@ -49,7 +49,6 @@ def run_bootloader(
         for event in bootloader.events():
             on_event(event)
         if bootloader.booting is not None or stop():
-            _send(bootloader, link)
             return bootloader.booting
         _receive(bootloader, link)
 

@@ -57,7 +57,7 @@ class Bootloader:
         self._failed_generation = 0
         self._session: RestoreSession | None = None
         self._last_words: list[Datagram] = []
-        self._retry_at_s: float | None = None
+        self._check_at_s: float | None = None
         self._boot_anyway_at_s: float | None = None
         self._offered = False
         self.booting: events.Booting | None = None
@@ -75,15 +75,17 @@ class Bootloader:
             self._follow(now_s)
 
     def outgoing(self, now_s: float) -> list[Datagram]:
-        """Every message that is due now; once more when `booting` is set, so that the server hears that all came."""
-        if self._retry_at_s is not None and now_s >= self._retry_at_s:
-            self._retry_at_s = None
+        """Every message that is due now."""
+        if self._last_words:
+            due, self._last_words = self._last_words, []
+            return due  # before all of flash is checked, which takes long
+        if self._check_at_s is not None and now_s >= self._check_at_s:
+            self._check_at_s = None
             self._check(button=False, now_s=now_s)
-        due, self._last_words = self._last_words, []
         if self._session is None:
-            return due
+            return []
         self.peak_ram_bytes = max(self.peak_ram_bytes, self._session.ram_bytes)
-        due += self._session.outgoing(now_s)
+        due = self._session.outgoing(now_s)
         self._follow(now_s)
         if self._session is not None and self._boot_anyway_at_s is not None and now_s >= self._boot_anyway_at_s:
             self._boot_as_it_is(now_s)
@@ -93,7 +95,7 @@ class Bootloader:
     def timer(self) -> float | None:
         """When to call `outgoing` again though nothing arrived."""
         if self._session is None:
-            return self._retry_at_s
+            return self._check_at_s
         times = [t for t in (self._session.timer(), self._boot_anyway_at_s) if t is not None]
         return min(times, default=None)
 
@@ -162,7 +164,7 @@ class Bootloader:
         elif session.restored is not None:
             self._last_words = session.outgoing(now_s)
             self._session = None
-            self._check(button=False, now_s=now_s)
+            self._check_at_s = now_s
 
     def _flash_failed(self, why: str, now_s: float) -> None:
         self._events.append(events.ServerGivenUp(server="", why=f"the flash failed: {why}", refused=True))
@@ -171,7 +173,7 @@ class Bootloader:
         if findings.bootable:
             self._boot(findings)
         else:
-            self._retry_at_s = now_s + FLASH_RETRY_S
+            self._check_at_s = now_s + FLASH_RETRY_S
 
     def _boot_as_it_is(self, now_s: float) -> None:
         """No server helps any more. What is there may have changed since, so it is verified once more."""

@@ -205,7 +205,7 @@ class SimDevice:
             elif self.agent is not None:
                 self.agent.receive(peer, octets, now_s, WALL_S + now_s)
 
-        self._powered(take)
+        self._powered(take, now_s)
 
     def outgoing(self, now_s: float) -> list[Datagram]:
         due: list[Datagram] = []
@@ -222,7 +222,7 @@ class SimDevice:
                 self.memory = self.agent.memory
                 self.log += [(now_s, event) for event in self.agent.events()]
 
-        self._powered(give)
+        self._powered(give, now_s)
         return due
 
     def timer(self) -> float | None:
@@ -233,10 +233,12 @@ class SimDevice:
 
     # Inside
 
-    def _powered(self, act: Callable[[], None]) -> None:
+    def _powered(self, act: Callable[[], None], now_s: float) -> None:
         try:
             act()
         except PowerCut:
+            if self.bootloader is not None:
+                self.log += [(now_s, event) for event in self.bootloader.events()]
             self.lose_power()
 
     def _start_bootloader(self, now_s: float, *, button: bool) -> None:
@@ -254,7 +256,7 @@ class SimDevice:
             )
             self._follow_bootloader(now_s)
 
-        self._powered(start)
+        self._powered(start, now_s)
 
     def _follow_bootloader(self, now_s: float) -> None:
         assert self.bootloader is not None
