@@ -423,7 +423,8 @@ struct ub_receiver {
 	uint32_t stream_bytes, ring_bytes, ring_blocks, block_bytes;
 	struct ub_segment head;		/* the one that is used up next */
 	uint32_t head_at, released, asked;	/* positions: where it begins; the ring is free up to; asked for up to */
-	struct ub_segment unasked;	/* what is left to ask for of the segment that is asked for next */
+	struct ub_segment unasked;	/* what is left to ask for of the segment that is asked for next, and its last block */
+	uint32_t blocks_at;		/* where in the stream the first of the blocks begins: it may reach into the head */
 	uint32_t block_count, lost_count, flight_count;
 	uint32_t request, void_up_to;	/* the last one's number; what is of one up to that does not count */
 	uint32_t armed_us, quiet_since_us;	/* the low 32 bits of the time */

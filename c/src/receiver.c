@@ -3,7 +3,8 @@
  * The receiving side of a transfer, which is in charge of it: what to ask for, when, how much, and what is lost.
  *
  * The segments wanted, laid end to end, are one stream, and the buffer a ring over it: what fits the ring is asked for
- * without a pause at the end of a segment. Segments are used up in order, and make room as they are.
+ * without a pause at the end of a segment, and without a short block where the next follows. Segments are used up in
+ * order, and make room as they are.
  *
  * Each block requested is outstanding until it arrives or counts as lost: when blocks requested some places later have
  * arrived (the sender keeps the order), when the sender says it has sent all, or when nothing comes for a while. Lost
@@ -20,7 +21,7 @@ enum block_state { ASKED, LOST, HELD };
 static void rewind_to_head(struct ub_receiver *r)
 {
 	r->block_count = r->flight_count = r->lost_count = 0;
-	r->released = r->asked = r->head_at;
+	r->released = r->asked = r->blocks_at = r->head_at;
 	r->unasked = r->head;
 	r->void_up_to = r->request;
 }
@@ -52,7 +53,7 @@ static struct ub_block *find_block(const struct ub_receiver *r, uint32_t offset,
 {
 	struct ub_block *block = r->storage.blocks;
 
-	*at = r->head_at;
+	*at = r->blocks_at;
 	for (; block < r->storage.blocks + r->block_count; block++) {
 		if (block->offset == offset)
 			return block;
@@ -77,23 +78,25 @@ uint8_t *ub_receiver_head(const struct ub_receiver *r, uint32_t offset, uint32_t
 
 bool ub_receiver_is_whole(const struct ub_receiver *r)
 {
-	uint32_t left = ub_pieces(r->head.length, r->block_bytes);
+	const struct ub_block *block = r->storage.blocks, *end = block + r->block_count;
+	uint32_t at = r->blocks_at;
 
-	if (!left || left > r->block_count)
-		return false;
-	/* The last comes last, mostly. */
-	while (left && r->storage.blocks[left - 1].state == HELD)
-		left--;
-	return !left;
+	for (; block < end && block->state == HELD; block++) {
+		at += block->length;
+		if (at >= r->head_at + r->head.length)
+			return true;
+	}
+	return false;
 }
 
 void ub_receiver_accept(struct ub_receiver *r)
 {
-	uint32_t used_up = ub_pieces(r->head.length, r->block_bytes);
+	const struct ub_block *block = r->storage.blocks;
 
-	r->block_count -= used_up;
-	memmove(r->storage.blocks, r->storage.blocks + used_up, r->block_count * sizeof(*r->storage.blocks));
 	r->released = r->head_at += r->head.length;
+	for (; r->block_count && r->blocks_at + block->length <= r->head_at; block++, r->block_count--)
+		r->blocks_at += block->length;
+	memmove(r->storage.blocks, block, r->block_count * sizeof(*block));
 	ub_find_segment(r->storage.ub, r->head.index + 1, &r->head);
 }
 
@@ -130,10 +133,10 @@ static uint32_t give_up_oldest(struct ub_receiver *r)
 	return flight->place;
 }
 
-/* Whether there is a block that was never asked for, and room for it; its length. */
-static uint32_t next_length(const struct ub_receiver *r)
+/* Whether there is a block that was never asked for, and room for it; its length, if so much is unasked. */
+static uint32_t next_length(const struct ub_receiver *r, uint32_t unasked)
 {
-	uint32_t length = ub_min(r->unasked.length, r->block_bytes);
+	uint32_t length = ub_min(unasked, r->block_bytes);
 
 	return r->asked + length - r->released <= r->ring_bytes && r->block_count < r->storage.block_room ? length : 0;
 }
@@ -141,7 +144,7 @@ static uint32_t next_length(const struct ub_receiver *r)
 static void sample(struct ub_receiver *r, const struct ub_flight *flight)
 {
 	ub_window_arrived(&r->window, flight->place, (uint32_t)r->storage.ub->now_us - flight->asked_us,
-			  flight->outstanding, r->lost_count || next_length(r));
+			  flight->outstanding, r->lost_count || next_length(r, r->unasked.length));
 }
 
 /* It had counted as lost and comes all the same: the network reorders by more than was thought. */
@@ -273,13 +276,24 @@ bool ub_receiver_is_due(struct ub_receiver *r)
 static struct ub_block *next_wanted(struct ub_receiver *r)
 {
 	struct ub_block *block = r->storage.blocks;
-	uint32_t length = next_length(r);
+	uint32_t length = next_length(r, r->unasked.length), longer;
+	struct ub_segment next;
 
 	if (r->lost_count) {
 		while (block->state != LOST)
 			block++;
 		r->lost_count--;
 	} else if (length) {
+		/* The block at the end of a segment goes on with the next, if that follows and there is room. */
+		while (r->unasked.length < r->block_bytes) {
+			ub_find_segment(r->storage.ub, r->unasked.index + 1, &next);
+			longer = next_length(r, r->unasked.length + next.length);
+			if (!next.length || next.offset != r->unasked.offset + r->unasked.length || !longer)
+				break;
+			r->unasked.length += next.length;
+			r->unasked.index = next.index;
+			length = longer;
+		}
 		block += r->block_count++;
 		block->offset = r->unasked.offset;
 		block->length = (uint16_t)length;

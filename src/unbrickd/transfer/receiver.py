@@ -2,7 +2,8 @@
 """The receiving side of a transfer, which is in charge of it: what to ask for, when, how much, and what is lost.
 
 The segments wanted, laid end to end, are one stream, and the buffer a ring over it: what fits the ring is asked for
-without a pause at the end of a segment. Segments are handed out whole and in order, and make room as they are used up.
+without a pause at the end of a segment, and without a short block where the next follows. Segments are handed out whole
+and in order, and make room as they are used up.
 
 Each block requested is outstanding until it arrives or counts as lost: when blocks requested some places later have
 arrived (the sender keeps the order), when the sender says it has sent all, or when nothing comes for a while. Lost
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
@@ -184,7 +185,8 @@ class Receiver:
             split = self.buffer_bytes - at
             self._ring[at:] = payload[:split]
             self._ring[: length - split] = payload[split:]
-        self._missing[block.segment] -= 1
+        for index, part in self._parts(block):
+            self._missing[index] -= part
         self.stats.blocks_received += 1
         self.stats.bytes_delivered += length
         self._armed_s = self._quiet_since_s = now_s
@@ -271,8 +273,8 @@ class Receiver:
         if position >= 0 and self._void_up_to < request <= self._request:
             segment = self._segments[position]
             within = offset - segment.offset_bytes
-            is_block = within % self._block == 0 and length == min(self._block, segment.end_bytes - offset)
-            if is_block and self._starts[position] + within < self._next_at and offset not in self._lost:
+            end = self._starts[position] + within + length
+            if within < segment.length_bytes and end <= self._next_at and offset not in self._lost:
                 self.stats.duplicate_blocks += 1
                 return
         self.stats.stray_blocks += 1
@@ -345,15 +347,33 @@ class Receiver:
             return self._lost.pop(min(self._lost))
         if not self._can_ask_anew():
             return None
-        index, at = self._next_segment, self._next_at
-        segment, start, end = self._segments[index], self._starts[index], self._starts[index + 1]
-        block = _Block(index, segment.offset_bytes + at - start, min(self._block, end - at), at)
-        if at == start:
-            self._missing[index] = -(-segment.length_bytes // self._block)
+        first, at = self._next_segment, self._next_at
+        end = self._starts[first + 1]
+        while end - at < self._block and self._reaches_on():
+            self._next_segment += 1
+            end = self._starts[self._next_segment + 1]
+        block = _Block(first, self._offsets[first] + at - self._starts[first], min(self._block, end - at), at)
+        for index, _ in self._parts(block):
+            self._missing.setdefault(index, self._segments[index].length_bytes)
         self._next_at += block.length_bytes
         if self._next_at == end:
             self._next_segment += 1
         return block
+
+    def _reaches_on(self) -> bool:
+        """Whether the block at the end of this segment can go on with the next: it follows, and there is room."""
+        this = self._next_segment
+        if this + 1 == len(self._segments) or self._segments[this].end_bytes != self._offsets[this + 1]:
+            return False
+        return min(self._next_at + self._block, self._starts[this + 2]) <= self._free_up_to
+
+    def _parts(self, block: _Block) -> Iterator[tuple[int, int]]:
+        """Of which segments it is, and how many bytes of each."""
+        index, at, end = block.segment, block.at_bytes, block.at_bytes + block.length_bytes
+        while at < end:
+            stop = min(self._starts[index + 1], end)
+            yield index, stop - at
+            index, at = index + 1, stop
 
     def _next_request(self, now_s: float) -> BlockRequest | None:
         """One BlockRequest, and its blocks in flight; None if there is nothing to request, or no room for it."""

@@ -18,7 +18,7 @@ DOCUMENT_SLICE_BYTES = 4096
 class Segment:
     """One erase block's content of an image, or one slice of a document.
 
-    Blocks are counted from its start: block k covers [offset + k × block size, …); the last one may be short.
+    Its last block goes on into the next segment, if that follows at once and there is room, and is short otherwise.
     """
 
     index: int

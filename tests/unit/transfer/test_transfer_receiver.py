@@ -93,8 +93,7 @@ def test_receiver_first_requests_open_the_initial_window_block_for_block() -> No
     r = receiver(100_000)
     blocks = blocks_of(r.requests(0.0))
     assert len(blocks) == INITIAL_BLOCKS
-    assert [offset for _, offset, _ in blocks] == [0, 1000, 2000, 3000, 4000, 4096, 5096, 6096, 7096, 8096]
-    assert [length for _, _, length in blocks][4:6] == [96, 1000]
+    assert [block[1:] for block in blocks] == [(offset, 1000) for offset in range(0, 10_000, 1000)]
     assert r.requests(0.0) == [], "the window is full"
 
 
@@ -255,6 +254,29 @@ def test_receiver_with_a_whole_segment_to_write_waits_for_room_for_half_a_window
     assert r.requests(now_s) == []
     r.release(1000)
     assert [len(blocks_of([request])) for request in r.requests(now_s)] == [8]
+
+
+@pytest.mark.parametrize(
+    ("second_at", "ahead_bytes", "expected"),
+    [
+        pytest.param(2500, 4096, [(0, 1000), (1000, 1000), (2000, 1000), (3000, 1000), (4000, 500)], id="follows"),
+        pytest.param(2500, 499, [(0, 1000), (1000, 1000), (2000, 500)], id="no room"),
+        pytest.param(2600, 4096, [(0, 1000), (1000, 1000), (2000, 500), (2600, 1000), (3600, 1000)], id="gap"),
+    ],
+)
+def test_receiver_block_goes_on_into_the_next_segment_if_that_follows_and_there_is_room(
+    second_at: int, ahead_bytes: int, expected: list[tuple[int, int]]
+) -> None:
+    segments = (Segment(0, 0, 2500), Segment(1, second_at, 2000))
+    r = Receiver(segments=segments, block_bytes=1000, ahead_bytes=ahead_bytes, max_window_blocks=64, now_s=0.0)
+    blocks = blocks_of(r.requests(0.0))
+    assert [block[1:] for block in blocks][: len(expected)] == expected
+    while blocks:
+        for block in blocks:
+            give(r, block, 0.01)
+        assert use_up(r)
+        blocks = blocks_of(r.requests(0.01))
+    assert r.complete
 
 
 @pytest.mark.parametrize(("length_bytes", "ring", "last"), [(8000, 8, False), (7000, 8, True), (8000, 0, True)])
