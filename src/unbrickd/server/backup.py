@@ -122,21 +122,22 @@ class BackupSession:
 
     # Messages
 
-    def receive(self, transfer: int, message: Message, now_s: float) -> None:
-        """Any message of the session. Raises Refusal, UnbrickdError."""
+    def receive(self, transfer: int, message: Message, now_s: float) -> bool:
+        """Any message of the session; whether `timer` may say something else now. Raises Refusal, UnbrickdError."""
         match message:
+            case m.DataBlock():
+                return self._block(transfer, message, now_s)
             case m.Backup():
                 self._repeat_ack(message)
-            case m.DataStart() | m.DataBlock() | m.DataEnd() if self._is_syncing:
-                return  # the answer comes when that is over
+            case m.DataStart() | m.DataEnd() if self._is_syncing:
+                return False  # the answer comes when that is over
             case m.DataStart():
                 self._start(transfer, message, now_s)
-            case m.DataBlock():
-                self._block(transfer, message, now_s)
             case m.DataEnd():
                 self._end(transfer, message, now_s)
             case _:
                 raise Refusal(m.ErrorCode.UNEXPECTED, "this message has no place in a backup")
+        return True
 
     def _repeat_ack(self, backup: m.Backup) -> None:
         if backup != self._backup or self._ack is None:
@@ -208,19 +209,21 @@ class BackupSession:
         """None for the document."""
         return None if self._sealed is None else self._sealed.generation.component(component_id)
 
-    def _block(self, transfer: int, block: m.DataBlock, now_s: float) -> None:
+    def _block(self, transfer: int, block: m.DataBlock, now_s: float) -> bool:
+        """As `receive`; it does not after the first of many that came together."""
         incoming = self._incoming
-        if incoming is None or incoming.transfer != transfer:
-            return
+        if incoming is None or incoming.transfer != transfer or self._is_syncing:
+            return False
         try:
-            incoming.receive_block(block, now_s)
+            is_last = incoming.receive_block(block, now_s)
         except Refusal:
             self._refuse_transfer(transfer)
             raise
-        if incoming.complete:
+        if is_last:
             self._advance(now_s)
-        else:
-            self._has_blocks = True
+            return True
+        had_blocks, self._has_blocks = self._has_blocks, True
+        return not had_blocks
 
     def _end(self, transfer: int, end: m.DataEnd, now_s: float) -> None:
         if transfer in self._ended:

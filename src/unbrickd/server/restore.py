@@ -109,8 +109,8 @@ class RestoreSession:
 
     # Messages
 
-    def receive(self, transfer: int, message: Message, now_s: float) -> None:
-        """Any message of the session. Raises Refusal, UnbrickdError."""
+    def receive(self, transfer: int, message: Message, now_s: float) -> bool:
+        """Any message of the session; whether `pending` may say something else now. Raises Refusal, UnbrickdError."""
         match message:
             case m.Restore():
                 self._again(message)
@@ -124,6 +124,7 @@ class RestoreSession:
                 self._end_ack(self._current(transfer), message, now_s)
             case _:
                 raise Refusal(m.ErrorCode.UNEXPECTED, "this message has no place in a restore")
+        return True
 
     def _again(self, restore: m.Restore) -> None:
         if restore == self._restore and self._offer is not None:

@@ -97,8 +97,8 @@ class Server:
             if isinstance(packet.message, m.Probe):
                 self._probe(peer, packet.message, now_s)
             elif session is not None:
-                session.receive(packet.transfer, packet.message, now_s)
-                self._await(session)
+                if session.receive(packet.transfer, packet.message, now_s):
+                    self._await(session)
             else:
                 self._without_session(peer, packet, octets, now_s)
         except (Refusal, UnbrickdError) as error:

@@ -169,20 +169,22 @@ class IncomingTransfer:
     def silent(self, now_s: float) -> bool:
         return not self.complete and self._receiver.silent_s(now_s) >= SILENCE_S
 
-    def receive_block(self, block: m.DataBlock, now_s: float) -> None:
-        """Raises StorageError; Refusal if too many erase blocks were wrong."""
-        self._receiver.receive_block(
+    def receive_block(self, block: m.DataBlock, now_s: float) -> bool:
+        """Whether all is there now. Raises StorageError; Refusal if too many erase blocks were wrong."""
+        receiver = self._receiver
+        receiver.receive_block(
             request=block.request, offset_bytes=block.offset_bytes, payload=block.payload, now_s=now_s
         )
-        while self._receiver.is_whole:
-            whole = self._receiver.head()
+        while receiver.is_whole:
+            whole = receiver.head()
             if self._sink.take(whole.segment, whole.octets):
-                self._receiver.accept()
+                receiver.accept()
                 self._on_take()
                 continue
-            self._receiver.reject()
+            receiver.reject()
             if self.stats.rejected_segments > self._limits.max_rejected:
                 raise Refusal(m.ErrorCode.MALFORMED, "too many erase blocks are not what the document says")
+        return receiver.complete
 
     def receive_end(self, end: m.DataEnd, now_s: float) -> None:
         self._receiver.receive_end(request=end.request, blocks_sent=end.blocks_sent, now_s=now_s)
