@@ -15,6 +15,7 @@ import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from functools import lru_cache
 
 from unbrickd.adapters.net import packet_info
 from unbrickd.adapters.net.packet_info import ANY, Ancillary, Local, Origin, Way
@@ -30,19 +31,27 @@ _SEGMENT_BYTES = struct.Struct("=H")
 _REFUSES_BATCH = {errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.EOPNOTSUPP}
 """EIO: the network card leaves checksums to us; the others: the batch, or each datagram of it, is too long."""
 _ANCILLARY_BYTES = 256
+_Address = tuple[str | int, ...]
 
 
 class DatagramSocket:
-    """A bound, non-blocking UDP socket. peer_of: called only when another came before, and so may look around."""
+    """A bound, non-blocking UDP socket.
 
-    def __init__(self, sock: socket.socket, *, peer_of: Callable[[Origin], Peer]) -> None:
+    peer_of: called only for who is not one of the last `peers` that something came from, and so may look around.
+    """
+
+    def __init__(self, sock: socket.socket, *, peer_of: Callable[[Origin], Peer], peers: int = 1) -> None:
+        def peer(address: _Address, told: tuple[Ancillary, ...]) -> Peer:
+            return peer_of(packet_info.origin_of(family, address, told))
+
+        def way(host: str, port: int, interface: int, local: Local) -> Way:
+            return packet_info.way_to(family, host, port, interface=interface, local=local)
+
+        family = int(sock.family)
         self._socket = sock
-        self._peer_of = peer_of
         self._buffer = memoryview(bytearray(_BUFFER_BYTES))
-        self._family = int(sock.family)
-        self._last: tuple[object, list[Ancillary], Peer] | None = None
-        self._way: tuple[tuple[str, int, int, Local], Way] | None = None
-        """To whom was sent last, and how."""
+        self._peer = lru_cache(peers)(peer)
+        self._way = lru_cache(peers)(way)
         self.sends_batches = _knows_segments(sock)
         """Whether datagrams leave together; false once the way out has refused that."""
         if sys.platform == "linux":
@@ -68,24 +77,13 @@ class DatagramSocket:
                     message_bytes = int.from_bytes(item[2], sys.byteorder)
                     ancillary.remove(item)
                     break
-            peer = self._peer(address, ancillary)
+            peer = self._peer(address, tuple(ancillary))
             end = at + length
             while at < end:
                 received.append((peer, self._buffer[at : min(at + message_bytes, end)]))
                 at += message_bytes
             at = end
         return received
-
-    def _peer(self, address: tuple[str | int, ...], told: list[Ancillary]) -> Peer:
-        if self._last is None or self._last[0] != address or self._last[1] != told:
-            self._last = address, told, self._peer_of(packet_info.origin_of(self._family, address, told))
-        return self._last[2]
-
-    def _way_to(self, host: str, port: int, interface: int, local: Local) -> Way:
-        peer = host, port, interface, local
-        if self._way is None or self._way[0] != peer:
-            self._way = peer, packet_info.way_to(self._family, host, port, interface=interface, local=local)
-        return self._way[1]
 
     def send(
         self, octets: Octets, message_bytes: int, host: str, port: int, *, interface: int = 0, local: Local = ANY
@@ -95,7 +93,7 @@ class DatagramSocket:
         Returns how many bytes are done with; the rest is to be sent again when the socket is writable.
         """
         view, at, refused = memoryview(octets), 0, False
-        way = self._way_to(host, port, interface, local)
+        way = self._way(host, port, interface, local)
         several_bytes = min(SEND_MAX_MESSAGES, SEND_MAX_BYTES // message_bytes) * message_bytes
         while at < len(view):
             several = self.sends_batches and several_bytes > message_bytes and len(view) - at > message_bytes
@@ -144,7 +142,7 @@ def _knows_segments(sock: socket.socket) -> bool:
     return True
 
 
-def _receive_into(sock: socket.socket, buffer: memoryview) -> tuple[int, list[Ancillary], tuple[str | int, ...]]:
+def _receive_into(sock: socket.socket, buffer: memoryview) -> tuple[int, list[Ancillary], _Address]:
     if not hasattr(sock, "recvmsg_into"):  # Windows
         length, address = sock.recvfrom_into(buffer)
         return length, [], address

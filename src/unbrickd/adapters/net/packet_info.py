@@ -13,7 +13,9 @@ from __future__ import annotations
 import socket
 import struct
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from unbrickd.wire.framing import Octets
 
@@ -34,8 +36,7 @@ Ancillary = tuple[int, int, bytes]
 """Level, kind and bytes of what goes with a datagram, as recvmsg(2) and sendmsg(2) have it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Local:
+class Local(NamedTuple):
     """Our side of a datagram. address: ours that it came to, or is to come from, packed; empty if it is all the same.
 
     on_link: the other side is on the very link, of IPv4.
@@ -79,7 +80,7 @@ def ask_for_interface(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_IP, _IP_RECVTTL, 1)
 
 
-def origin_of(family: int, address: tuple[str | int, ...], ancillary: list[Ancillary]) -> Origin:
+def origin_of(family: int, address: tuple[str | int, ...], ancillary: Iterable[Ancillary]) -> Origin:
     """Where a datagram came from, by the address and what else came with it."""
     interface, local, on_link = int(address[3]) if family == socket.AF_INET6 else 0, b"", False
     for level, kind, told in ancillary:

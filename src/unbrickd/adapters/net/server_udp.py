@@ -30,6 +30,8 @@ MAX_BATCH = 64
 """Datagrams read at once, so that answers are not held up by a flood."""
 LOOK_EVERY = 4
 """While they come alone, it is looked for a second one only so often: to find none costs as much as to read one."""
+REMEMBERED_PEERS = 1024
+"""And how to answer them: to find that out anew costs as much as a block."""
 MAX_HELD = 256
 """Batches, mostly of one answer, that wait for the socket to take them; more are lost, as on any network."""
 
@@ -73,7 +75,7 @@ class UdpSocket:
         self._alone = 0
         """How often in a row no more than one came."""
         self._configure()
-        self._datagrams = DatagramSocket(self._socket, peer_of=self._peer_of)
+        self._datagrams = DatagramSocket(self._socket, peer_of=self._peer_of, peers=REMEMBERED_PEERS)
         loop.add_reader(self._socket, self._readable)
 
     def _configure(self) -> None:
