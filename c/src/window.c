@@ -252,19 +252,21 @@ void ub_window_lost(struct ub_window *w, uint32_t place)
 	count(w, place, 1);
 }
 
-/* Nothing came. Once is bad luck; twice in a row is another path, to be learnt from the start. */
+/*
+ * Nothing came. Once is bad luck, or, where nothing is lost, a server that serves a street; twice in a row is another
+ * path, to be learnt from the start.
+ */
 void ub_window_timed_out(struct ub_window *w)
 {
-	uint32_t size_q8 = w->size_q8 / 2;
-
 	w->trial_left = 0;
 	forget_losses(w, w->next_place);
 	if (w->backoff) {
-		size_q8 = 0;
+		resize(w, 0);
 		w->starting = true;
 		w->base_us = MAX_ROUND_TRIP;
+	} else if (ub_window_is_lossy(w)) {
+		resize(w, w->size_q8 / 2);
 	}
-	resize(w, size_q8);
 	if (!w->backoff || ub_window_timeout_us(w) < MAX_TIMEOUT)
 		w->backoff++;
 }

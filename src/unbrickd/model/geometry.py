@@ -30,9 +30,12 @@ class EraseRun:
     size_bytes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class EraseBlock:
-    """One erase block: its index (from 0), its first byte and its size, both within the geometry."""
+    """One erase block: its index (from 0), its first byte and its size, both within the geometry.
+
+    Not frozen: one is made for every piece that is sent, and freezing takes twice the time.
+    """
 
     index: int
     offset_bytes: int

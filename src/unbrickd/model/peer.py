@@ -45,9 +45,12 @@ Datagram = tuple[Peer, bytes]
 """One message and where it goes."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Batch:
-    """Messages to one peer, end to end: each is `message_bytes` long, the last may be shorter. Mostly it is one."""
+    """Messages to one peer, end to end: each is `message_bytes` long, the last may be shorter. Mostly it is one.
+
+    Not frozen, as EraseBlock.
+    """
 
     peer: Peer
     octets: bytes

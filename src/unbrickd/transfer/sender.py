@@ -25,9 +25,12 @@ REMEMBERED_REQUESTS = 256
 _REMEMBERED_BITS = (1 << REMEMBERED_REQUESTS) - 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class BlocksToSend:
-    """DataBlocks in a row: the request they answer, and which bytes they carry. Only the last may be shorter."""
+    """DataBlocks in a row: the request they answer, and which bytes they carry. Only the last may be shorter.
+
+    Not frozen, as EraseBlock.
+    """
 
     request: int
     offset_bytes: int

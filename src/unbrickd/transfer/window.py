@@ -155,16 +155,17 @@ class Window:
         self._count(place, lost=1)
 
     def on_timeout(self, *, next_place: int) -> None:
-        """Nothing came. Once is bad luck; twice in a row is another path, to be learnt from the start."""
+        """Nothing came. Once is bad luck, or, where nothing is lost, a server that serves a street; twice in a row is
+        another path, to be learnt from the start."""
         self._timeouts += 1
         self._trial_left = 0
         self._forget_losses(from_place=next_place)
-        if self._timeouts == 1:
+        if self._timeouts > 1:
+            self._resize(self._least)
+            self._starting = not self._ring
+            self._base_s = float("inf")
+        elif self.is_lossy:
             self._resize(self._size / 2)
-            return
-        self._resize(self._least)
-        self._starting = not self._ring
-        self._base_s = float("inf")
 
     def _resize(self, size: float) -> None:
         self._size = float(min(max(size, self._least), self._max))

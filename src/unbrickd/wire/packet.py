@@ -82,7 +82,7 @@ def encode(message: Message, *, session: int = 0, transfer: int = 0) -> bytes:
 
 
 _BLOCK_HEAD = struct.Struct(">2sBBHHI")
-_CRC_AND_BLOCK = struct.Struct(">III")
+_HEAD_AND_BLOCK = struct.Struct(">12sIII")
 _BLOCK = struct.Struct(">2sBBHHIIII")
 _DATA_BLOCK = int(m.Type.DATA_BLOCK)
 
@@ -96,15 +96,16 @@ def encode_blocks(
     """
     view, number = memoryview(payload), request.to_bytes(4, "big")
     parts: list[bytes | memoryview] = []
-    add, crc32, pack = parts.append, zlib.crc32, _CRC_AND_BLOCK.pack
+    add, crc32, pack = parts.append, zlib.crc32, _HEAD_AND_BLOCK.pack
     whole_bytes = len(view) // block_bytes * block_bytes
-    for begin, end, length in ((0, whole_bytes, block_bytes), (whole_bytes, len(view), len(view) - whole_bytes or 1)):
+    for begin, end, length in ((0, whole_bytes, block_bytes), (whole_bytes, len(view), len(view) - whole_bytes)):
+        if begin == end:
+            continue
         head = _BLOCK_HEAD.pack(MAGIC, VERSION, m.Type.DATA_BLOCK, BLOCK_OVERHEAD_BYTES + length, transfer, session)
         head_crc = crc32(number, crc32(head + b"\0\0\0\0"))
         for at in range(begin, end, length):
             piece, place = view[at : at + length], offset_bytes + at
-            add(head)
-            add(pack(crc32(piece, crc32(place.to_bytes(4, "big"), head_crc)), request, place))
+            add(pack(head, crc32(piece, crc32(place.to_bytes(4, "big"), head_crc)), request, place))
             add(piece)
     return b"".join(parts)
 

@@ -11,7 +11,7 @@ from unbrickd.transfer.receiver import Receiver
 from unbrickd.transfer.rtt import INITIAL_TIMEOUT_S, MAX_TIMEOUT_S, MIN_TIMEOUT_S, RttEstimator
 from unbrickd.transfer.segments import Segment, document_segments, segments_of
 from unbrickd.transfer.sender import MAX_PENDING_RANGES
-from unbrickd.transfer.window import INITIAL_BLOCKS, SLACK_BLOCKS, Window
+from unbrickd.transfer.window import INITIAL_BLOCKS, MIN_BLOCKS, SLACK_BLOCKS, Window
 from unbrickd.wire.messages import MAX_RANGES, BlockRequest
 
 
@@ -298,7 +298,7 @@ def test_receiver_in_silence_repeats_with_back_off_and_few_blocks() -> None:
         asked.append(len(set(blocks_of(r.requests(due_s)))))
     waits = [b - a for a, b in zip([0.0, *at_s], at_s, strict=False)]
     assert waits == [0.25, 0.25, 0.5, 1.0, 2.0, 2.0, 2.0, 2.0]
-    assert asked == [10, 5, 4, 4, 4, 4, 4, 4, 4]
+    assert asked == [10, 10, 4, 4, 4, 4, 4, 4, 4]
     assert r.silent_s(at_s[-1]) == at_s[-1]
 
 
@@ -414,6 +414,21 @@ def test_window_never_exceeds_the_ring() -> None:
     window.on_timeout(next_place=100)
     window.on_timeout(next_place=102)
     assert 1 <= window.blocks <= 2
+
+
+@pytest.mark.parametrize(("lost", "after_one"), [(0, 40), (8, 20)])
+def test_window_that_times_out_halves_only_where_blocks_are_lost(lost: int, after_one: int) -> None:
+    """Without loss it is a busy server; to halve it made five hundred of six blocks each, for ever."""
+    window = Window(max_blocks=1024)
+    for place in range(30):
+        window.on_delivered(place=place, next_place=place + 1, rtt_s=0.01, outstanding=10, limited=True)
+    assert window.blocks == 40
+    for place in range(30, 30 + lost):
+        window.on_lost(place)
+    window.on_timeout(next_place=40)
+    assert window.blocks == after_one
+    window.on_timeout(next_place=80)
+    assert window.blocks == MIN_BLOCKS
 
 
 def test_receiver_of_scattered_segments_keeps_within_the_ranges_a_sender_keeps_and_goes_on() -> None:
