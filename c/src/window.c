@@ -253,8 +253,8 @@ void ub_window_lost(struct ub_window *w, uint32_t place)
 }
 
 /*
- * Nothing came. Once is bad luck, or, where nothing is lost, a server that serves a street; twice in a row is another
- * path, to be learnt from the start.
+ * Nothing came. Once is bad luck, or a server that serves a street, unless a queue overflowed of late; twice in a row is
+ * another path, to be learnt from the start.
  */
 void ub_window_timed_out(struct ub_window *w)
 {
@@ -264,7 +264,7 @@ void ub_window_timed_out(struct ub_window *w)
 		resize(w, 0);
 		w->starting = true;
 		w->base_us = MAX_ROUND_TRIP;
-	} else if (ub_window_is_lossy(w)) {
+	} else if (w->calm_rounds < CALM_FOR_EVER) {
 		resize(w, w->size_q8 / 2);
 	}
 	if (!w->backoff || ub_window_timeout_us(w) < MAX_TIMEOUT)

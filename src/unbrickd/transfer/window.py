@@ -155,8 +155,8 @@ class Window:
         self._count(place, lost=1)
 
     def on_timeout(self, *, next_place: int) -> None:
-        """Nothing came. Once is bad luck, or, where nothing is lost, a server that serves a street; twice in a row is
-        another path, to be learnt from the start."""
+        """Nothing came. Once is bad luck, or a server that serves a street, unless a queue overflowed of late; twice in
+        a row is another path, to be learnt from the start."""
         self._timeouts += 1
         self._trial_left = 0
         self._forget_losses(from_place=next_place)
@@ -164,7 +164,7 @@ class Window:
             self._resize(self._least)
             self._starting = not self._ring
             self._base_s = float("inf")
-        elif self.is_lossy:
+        elif self._calm_rounds < CALM_FOR_EVER:
             self._resize(self._size / 2)
 
     def _resize(self, size: float) -> None:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import pytest
 
 from unbrickd.model.geometry import EraseRun, Geometry
@@ -416,18 +418,26 @@ def test_window_never_exceeds_the_ring() -> None:
     assert 1 <= window.blocks <= 2
 
 
-@pytest.mark.parametrize(("lost", "after_one"), [(0, 40), (8, 20)])
-def test_window_that_times_out_halves_only_where_blocks_are_lost(lost: int, after_one: int) -> None:
-    """Without loss it is a busy server; to halve it made five hundred of six blocks each, for ever."""
+@pytest.mark.parametrize("overflows", [False, True])
+def test_window_that_times_out_halves_only_where_a_queue_overflowed(overflows: bool) -> None:
+    """Else it is a busy server; to halve it made five hundred windows of six blocks, for ever."""
     window = Window(max_blocks=1024)
-    for place in range(30):
-        window.on_delivered(place=place, next_place=place + 1, rtt_s=0.01, outstanding=10, limited=True)
+    places = iter(range(1000))
+
+    def deliver(count: int) -> None:
+        for place in islice(places, count):
+            window.on_delivered(place=place, next_place=place + 1, rtt_s=0.01, outstanding=10, limited=True)
+
+    deliver(30)
     assert window.blocks == 40
-    for place in range(30, 30 + lost):
-        window.on_lost(place)
-    window.on_timeout(next_place=40)
-    assert window.blocks == after_one
-    window.on_timeout(next_place=80)
+    if overflows:
+        while window.blocks == 40:
+            window.on_lost(next(places))
+        deliver(200)
+    size = window.blocks
+    window.on_timeout(next_place=300)
+    assert window.blocks == (size // 2 if overflows else size)
+    window.on_timeout(next_place=340)
     assert window.blocks == MIN_BLOCKS
 
 
