@@ -13,6 +13,10 @@ else
 BIN    := $(VENV)/bin
 endif
 READY  := $(VENV)/ready
+PEERS  := $(VENV)/peers-of-bench
+# Debian splits ensurepip off into python3-venv; without it the outer pip installs into the environment.
+PIP     = $$($(BIN)/python -m pip --version >/dev/null 2>&1 && echo $(BIN)/python -m pip \
+	  || echo $(PYTHON) -m pip --python $(BIN)/python) install --quiet --disable-pip-version-check
 
 .PHONY: demo demo-real test e2e check format bench bench-quick requirements clean size fuzz test-be
 
@@ -44,9 +48,9 @@ format: $(READY)
 size fuzz test-be: $(READY)
 	$(MAKE) -C c $@ PYTHON=$(CURDIR)/$(BIN)/python
 
-# Half an hour: loopback, links between network namespaces, five hundred devices (Linux, as root). docs/performance.md
-# explains them.
-bench: $(READY)
+# Forty minutes: loopback, links between network namespaces, five hundred devices (Linux, as root). docs/performance.md
+# explains them, and names the Debian packages of the peers; without one, that peer is left out.
+bench: $(PEERS)
 	$(BIN)/python -m bench loopback $(BENCH_ARGS)
 	$(BIN)/python -m bench links $(LINKS_ARGS)
 	$(BIN)/python -m bench street --runs 1 $(STREET_ARGS)
@@ -55,18 +59,21 @@ bench: $(READY)
 bench-quick: $(READY)
 	$(BIN)/python -m bench links --quick --output build/bench
 
-# Debian splits ensurepip off into python3-venv; without it the outer pip installs into the environment.
 $(READY): pyproject.toml requirements/dev.txt
 	$(PYTHON) -m venv $(VENV) 2>/dev/null || $(PYTHON) -m venv --clear --without-pip $(VENV)
-	@$(BIN)/python -m pip --version >/dev/null 2>&1 && pip="$(BIN)/python -m pip" \
-	  || pip="$(PYTHON) -m pip --python $(BIN)/python"; \
-	$$pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt && \
-	$$pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(PIP) --require-hashes -r requirements/dev.txt
+	$(PIP) --no-deps --no-build-isolation -e .
+	touch $@
+
+$(PEERS): $(READY) requirements/bench.txt
+	$(PIP) --require-hashes -r requirements/bench.txt
 	touch $@
 
 requirements:
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --no-header --output-file requirements/dev.txt pyproject.toml requirements/dev.in
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-header --output-file requirements/bench.txt requirements/bench.in
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
