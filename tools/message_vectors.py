@@ -158,6 +158,7 @@ def vector_messages() -> list[tuple[str, int, int, Message]]:
             m.Error(code=m.ErrorCode.BUSY, retry_after_s=65535, text="x" * 200),
         ),
         ("announce", 0, 0, m.Announce(server_id=server_id, version_lowest=1, version_highest=3)),
+        ("announce with a network", 0, 0, m.Announce(server_id=server_id, prefix_bits=24)),
     ]
 
 

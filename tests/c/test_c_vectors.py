@@ -94,7 +94,13 @@ FIELDS = {
 }
 """Of each field, what enum ub_field calls it and how many octets it has. More than four: octets, else a number."""
 FLAGS = {"holds_device": "UB_HOLDS_DEVICE", "busy": "UB_IS_BUSY"}
-NOT_KEPT = {("ANNOUNCE", "server_id"), ("DATA_END", "blocks_sent"), ("DATA_START", "version"), ("ERROR", "about")}
+NOT_KEPT = {
+    ("ANNOUNCE", "server_id"),
+    ("ANNOUNCE", "prefix_bits"),
+    ("DATA_END", "blocks_sent"),
+    ("DATA_START", "version"),
+    ("ERROR", "about"),
+}
 """What a recovering device has no use for. Records of components: it believes its own document instead."""
 
 

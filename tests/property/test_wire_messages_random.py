@@ -66,7 +66,7 @@ def probes(draw: st.DrawFn) -> m.Probe:
 @st.composite
 def announces(draw: st.DrawFn) -> m.Announce:
     lowest, highest = draw(version_ranges)
-    return m.Announce(server_id=draw(ids), version_lowest=lowest, version_highest=highest)
+    return m.Announce(server_id=draw(ids), version_lowest=lowest, version_highest=highest, prefix_bits=draw(u8))
 
 
 @st.composite

@@ -54,6 +54,7 @@ class Fields(TypedDict):
     nonce: NotRequired[str]
     offset_bytes: NotRequired[int]
     payload: NotRequired[str]
+    prefix_bits: NotRequired[int]
     public_key: NotRequired[str]
     purpose: NotRequired[int]
     ranges: NotRequired[list[list[int]]]
@@ -225,7 +226,7 @@ def error(body: bytes, f: Fields) -> int:
 
 def announce(body: bytes, f: Fields) -> int:
     assert body[0:16].hex() == f["server_id"]
-    assert at(body, 16, "BBH") == (f["version_lowest"], f["version_highest"], 0)
+    assert at(body, 16, "BBBB") == (f["version_lowest"], f["version_highest"], f["prefix_bits"], 0)
     return 20
 
 

@@ -202,9 +202,9 @@ class Server:
     def sessions(self) -> int:
         return len(self._sessions)
 
-    def announce(self) -> bytes:
-        """The message by which devices find us through the firewall (§4.15)."""
-        return encode(m.Announce(server_id=self._server_id))
+    def announce(self, prefix_bits: int = 0) -> bytes:
+        """The message by which devices find us through the firewall; how long our network's prefix is (§4.15)."""
+        return encode(m.Announce(server_id=self._server_id, prefix_bits=prefix_bits))
 
     def peer_gone(self, peer: Peer) -> None:
         """The connection of this peer is closed: keep what came and forget the sessions."""

@@ -164,19 +164,23 @@ class Error:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Announce:
+    """prefix_bits: of the IPv4 address that it came from, those that name the server's network there; 0: not told."""
+
     TYPE: ClassVar[Type] = Type.ANNOUNCE
     server_id: bytes
     version_lowest: int = 1
     version_highest: int = 1
+    prefix_bits: int = 0
 
     def encode_body(self) -> bytes:
         server_id = fixed(self.server_id, SERVER_ID_BYTES)
-        return struct.pack(">16sBBxx", server_id, self.version_lowest, self.version_highest)
+        return struct.pack(">16sBBBx", server_id, self.version_lowest, self.version_highest, self.prefix_bits)
 
     @classmethod
     def decode_body(cls, octets: bytes) -> Announce:
         b = Body(octets, "Announce")
         server_id, lowest, highest = b.take(SERVER_ID_BYTES), b.unsigned(1), b.unsigned(1)
-        b.skip(2)
+        prefix_bits = b.unsigned(1)
+        b.skip(1)
         b.require(1 <= lowest <= highest, "its versions are out of order")
-        return cls(server_id=server_id, version_lowest=lowest, version_highest=highest)
+        return cls(server_id=server_id, version_lowest=lowest, version_highest=highest, prefix_bits=prefix_bits)

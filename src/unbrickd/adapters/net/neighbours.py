@@ -15,29 +15,22 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from unbrickd.adapters.net.rtnetlink import attributes, dump
+
 MAX_NEIGHBOURS = 64
 """Greeted at most, so that a large network is not flooded."""
 REPEAT_S = 10.0
 """A flow that nobody answers is forgotten by Linux after 30 s (nf_conntrack_udp_timeout)."""
 
-_NETLINK_ROUTE = 0
 _RTM_GETROUTE, _RTM_GETNEIGH = 26, 30
-_DUMP = 0x301
-"""NLM_F_REQUEST | NLM_F_ROOT | NLM_F_MATCH (netlink(7))."""
-_DONE, _ERROR = 3, 2
-_MESSAGE = struct.Struct("=IHHII")
-"""struct nlmsghdr: length, type, flags, sequence, port."""
 _NEIGHBOUR = struct.Struct("=BxxxiHBB")
 """struct ndmsg: family, interface, state, flags, type (rtnetlink(7))."""
 _ROUTE_BYTES = 12
 """struct rtmsg."""
-_ATTRIBUTE = struct.Struct("=HH")
 _NDA_DST = 1
 _RTA_OIF, _RTA_GATEWAY = 4, 5
 _UNREACHED = 0x01 | 0x20 | 0x40
 """NUD_INCOMPLETE, NUD_FAILED, NUD_NOARP (which multicast has)."""
-_RECEIVE_BYTES = 1 << 16
-_MAX_READS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,16 +67,16 @@ def neighbours() -> list[Neighbour]:
 
 
 def _gateways() -> Iterator[Neighbour]:
-    for body in _dump(_RTM_GETROUTE, bytes(_ROUTE_BYTES)):
-        attributes = _attributes(body[_ROUTE_BYTES:])
-        if _RTA_GATEWAY in attributes and _RTA_OIF in attributes:
-            yield Neighbour(host=_host(attributes[_RTA_GATEWAY]), interface=_index(attributes[_RTA_OIF]))
+    for body in dump(_RTM_GETROUTE, bytes(_ROUTE_BYTES)):
+        told = attributes(body[_ROUTE_BYTES:])
+        if _RTA_GATEWAY in told and _RTA_OIF in told:
+            yield Neighbour(host=_host(told[_RTA_GATEWAY]), interface=_index(told[_RTA_OIF]))
 
 
 def _seen() -> Iterator[Neighbour]:
-    for body in _dump(_RTM_GETNEIGH, bytes(_NEIGHBOUR.size)):
+    for body in dump(_RTM_GETNEIGH, bytes(_NEIGHBOUR.size)):
         _, interface, state, _, _ = _NEIGHBOUR.unpack_from(body)
-        address = _attributes(body[_NEIGHBOUR.size :]).get(_NDA_DST)
+        address = attributes(body[_NEIGHBOUR.size :]).get(_NDA_DST)
         if address is not None and state and not state & _UNREACHED:
             yield Neighbour(host=_host(address), interface=interface)
 
@@ -94,31 +87,3 @@ def _host(address: bytes) -> str:
 
 def _index(octets: bytes) -> int:
     return int.from_bytes(octets, sys.byteorder)
-
-
-def _dump(kind: int, body: bytes) -> Iterator[bytes]:
-    """The bodies of the kernel's answers. Raises OSError."""
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_ROUTE) as sock:
-        sock.settimeout(1.0)
-        sock.send(_MESSAGE.pack(_MESSAGE.size + len(body), kind, _DUMP, 1, 0) + body)
-        for _ in range(_MAX_READS):
-            octets = sock.recv(_RECEIVE_BYTES)
-            while len(octets) >= _MESSAGE.size:
-                length, answer, *_ = _MESSAGE.unpack_from(octets)
-                if answer in (_DONE, _ERROR):
-                    return
-                yield octets[_MESSAGE.size : length]
-                octets = octets[_padded(length) :]
-
-
-def _attributes(octets: bytes) -> dict[int, bytes]:
-    found: dict[int, bytes] = {}
-    while len(octets) >= _ATTRIBUTE.size:
-        length, kind = _ATTRIBUTE.unpack_from(octets)
-        found[kind] = octets[_ATTRIBUTE.size : length]
-        octets = octets[max(_padded(length), _ATTRIBUTE.size) :]
-    return found
-
-
-def _padded(length: int) -> int:
-    return (length + 3) & ~3

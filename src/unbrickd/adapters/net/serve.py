@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+from unbrickd.adapters.net.addresses import broadcast_sources
 from unbrickd.adapters.net.binding import Bound
 from unbrickd.adapters.net.neighbours import OpenFlows, neighbours
 from unbrickd.adapters.net.packet_info import interfaces
@@ -223,10 +224,12 @@ class _Runner:
     def _tick(self) -> None:
         self._tick_timer = self._loop.call_later(TICK_S, self._tick)
         here = interfaces()
-        flows = self._flows.due(neighbours(), self._loop.time()) if self._announce else []
         for udp in self._udp:
             udp.join(here)
-            if self._announce:
-                udp.announce(self._server.announce(), here, flows)
+        if self._announce:
+            sources = broadcast_sources()
+            flows = self._flows.due(neighbours(), self._loop.time())
+            for udp in self._udp:
+                udp.announce(self._server.announce, here, sources, flows)
         for listener in self._tcp:
             listener.close_idle()

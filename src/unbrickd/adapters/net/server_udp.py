@@ -12,9 +12,10 @@ import asyncio
 import socket
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from ipaddress import IPv4Interface
 
 from unbrickd.adapters.net import packet_info
 from unbrickd.adapters.net.binding import Bound, bound_socket
@@ -182,18 +183,32 @@ class UdpSocket:
                 packet_info.join(self._socket, index)
             self._joined.add(index)
 
-    def announce(self, octets: bytes, interfaces: list[int], flows: Iterable[Neighbour] = ()) -> None:
+    def announce(
+        self,
+        message: Callable[[int], bytes],
+        interfaces: list[int],
+        sources: Mapping[int, IPv4Interface],
+        flows: Iterable[Neighbour],
+    ) -> None:
         """Send to every device on every link, and to those neighbours (§4.15). Not from a socket bound to one address.
 
-        To a neighbour because a firewall lets in what answers a datagram to that very host, but nothing that answers a
-        broadcast.
+        message: made of how many bits of the address that it is sent from name the network; sources: that address, by
+        link. To a neighbour because a firewall lets in what answers a datagram to that very host, but nothing that
+        answers a broadcast.
         """
         if not self._is_any or self._held:
             return
-        everybody = MULTICAST_GROUP if self._is_ipv6 else BROADCAST
-        told = packet_info.tells_interface(self._socket.family) or self._is_ipv6
-        for index in interfaces if told else [0]:
-            self._tell(octets, everybody, index)
+        nowhere = message(0)
+        if self._is_ipv6:
+            for index in interfaces:
+                self._tell(nowhere, MULTICAST_GROUP, index)
+        else:
+            for index in interfaces if packet_info.tells_interface(self._socket.family) else [0]:
+                source = sources.get(index)
+                if source is None:
+                    self._tell(nowhere, BROADCAST, index)
+                else:
+                    self._tell(message(source.network.prefixlen), BROADCAST, index, Local(source.packed))
         for neighbour in flows:
             if (":" in neighbour.host) == self._is_ipv6:
-                self._tell(octets, neighbour.host, neighbour.interface, Local(on_link=True))
+                self._tell(nowhere, neighbour.host, neighbour.interface, Local(on_link=True))
