@@ -8,16 +8,19 @@ What is known not to work is in docs/no-setup.md, whose table this file writes:
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from ipaddress import IPv4Interface
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 from lan_in_namespaces import NOBODY, STRICT, UNBRICKD, Host, Restore, Server, cable, copied, run, switch, why_not
 
+from unbrickd.adapters.net.borrowed_address import candidate
 from unbrickd.cli.main import main
 
 REASON = why_not()
@@ -46,6 +49,17 @@ table inet firewall {
 }
 """
 """Unicast answers to a broadcast or multicast are let in for four seconds (Windows: UnicastResponsesToMulticast…)."""
+
+COUNTERS = """
+table ip traffic {
+  set heard { type ipv4_addr; flags dynamic; counter; }
+  chain in {
+    type filter hook input priority 0
+    udp sport 21530 update @heard { ip daddr }
+  }
+}
+"""
+"""How much servers send to which address."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +125,7 @@ class Cell:
         self._samples = samples
         self._folder = folder
         self._stack = stack
-        self._device_has_ipv6 = device_has_ipv6
+        self.device_has_ipv6 = device_has_ipv6
         self.pc = self.host()
         self.device = self.host(has_ipv6=device_has_ipv6)
 
@@ -119,7 +133,7 @@ class Cell:
         return self._stack.enter_context(Host(has_ipv6=has_ipv6))
 
     def second_device(self) -> Host:
-        return self.host(has_ipv6=self._device_has_ipv6)
+        return self.host(has_ipv6=self.device_has_ipv6)
 
     def plug(self, pc_address: str = "", device_address: str = DEVICE_ADDRESS) -> None:
         """One cable from the PC's card to the device."""
@@ -138,9 +152,12 @@ class Cell:
         server = Server(host or self.pc, home / "store", "--log-level", "error")
         self._stack.callback(server.end)
 
-    def power_on(self, host: Host | None = None, *, number: int = 0) -> Restoring:
+    def power_on(self, host: Host | None = None, *, number: int = 0, link: str = "") -> Restoring:
+        """link: what its layout says of it beside the default."""
         home = Path(self._stack.enter_context(TemporaryDirectory(dir=self._folder)))
         gateway = copied(self._samples.gateways[number], home / "gateway", owner=0)
+        layout = (gateway / "layout.toml").read_text(encoding="utf-8")
+        (gateway / "layout.toml").write_text(layout.replace("[link]\n", f"[link]\n{link}\n"), encoding="utf-8")
         restore = Restore(host or self.device, gateway)
         self._stack.callback(restore.end)
         return Restoring(restore, gateway, self._samples.original[number])
@@ -149,9 +166,11 @@ class Cell:
 class Restoring:
     def __init__(self, restore: Restore, gateway: Path, original: dict[str, bytes]) -> None:
         self.until = restore.until
+        self.said = restore.said
         self._restore = restore
         self._gateway = gateway
         self._original = original
+        self.lost_bytes = sum(map(len, original.values()))
 
     def healed(self) -> float:
         """Wait until it boots, and see that its flash is again what it was. Seconds since power-on."""
@@ -307,6 +326,62 @@ def device_without_address(cell: Cell) -> float:
     return _serve_and_restore(cell)
 
 
+def device_learns_an_address(cell: Cell) -> float:
+    """a device that has no address and learns one from the server"""
+    cell.plug("10.99.99.9/24", device_address="")
+    return _serve_and_restore_with_a_borrowed_address(cell)
+
+
+def device_learns_an_address_that_is_free(cell: Cell) -> float:
+    """the same, where another host has the first that it picks"""
+    middle, other = cell.host(), cell.host()
+    for host, port in ((cell.pc, "one"), (other, "two"), (cell.device, "three")):
+        cable(host, "lan", middle, port)
+    switch(middle, "one", "two", "three")
+    cell.pc.ip("address add 10.99.99.9/24 dev lan")
+    other.ip(f"address add {_picked(cell, 0)}/24 dev lan")
+    return _serve_and_restore_with_a_borrowed_address(cell, picks=1)
+
+
+def strict_firewall_device_learns_an_address(cell: Cell) -> float:
+    """a device that learns its address, and the strict firewall"""
+    cell.pc.firewall(STRICT)
+    return device_learns_an_address(cell)
+
+
+def firewall_like_windows_device_learns_an_address(cell: Cell) -> float:
+    """a device that learns its address, and the firewall of unicast answers"""
+    cell.pc.firewall(LIKE_WINDOWS)
+    return device_learns_an_address(cell)
+
+
+def _picked(cell: Cell, number: int) -> str:
+    (lan,) = json.loads(cell.device.run("ip", "-json", "link", "show", "lan"))
+    return str(candidate(IPv4Interface("10.99.99.9/24"), bytes.fromhex(lan["address"].replace(":", "")), number))
+
+
+def _serve_and_restore_with_a_borrowed_address(cell: Cell, *, picks: int = 0) -> float:
+    """With IPv6 the server may be found by that before; else no byte of the restore is broadcast to the device."""
+    cell.device.firewall(COUNTERS)
+    cell.serve()
+    restoring = cell.power_on(link='borrow_address = "lan"')
+    seconds = restoring.healed()
+    assert not json.loads(cell.device.run("ip", "-json", "-4", "address", "show", "lan")), "it is given back"
+    if not cell.device_has_ipv6:
+        picked = _picked(cell, picks)
+        assert [e["address"] for e in restoring.said if e["event"] == "AddressBorrowed"] == [picked]
+        counted = _counted(cell.device)
+        assert counted[picked] > restoring.lost_bytes > 500 * counted["255.255.255.255"], counted
+    return seconds
+
+
+def _counted(host: Host) -> dict[str, int]:
+    """Bytes by the address they went to."""
+    listed = json.loads(host.run("nft", "--json", "list", "set", "ip", "traffic", "heard"))["nftables"]
+    (heard,) = [entry["set"] for entry in listed if "set" in entry]
+    return {entry["elem"]["val"]: entry["elem"]["counter"]["bytes"] for entry in heard["elem"]}
+
+
 def nobody_has_an_address(cell: Cell) -> float:
     """neither PC nor device has an IPv4 address"""
     cell.plug(device_address="")
@@ -370,6 +445,10 @@ CELLS = (
     two_devices_of_one_address,
     two_devices_without_address,
     device_without_address,
+    device_learns_an_address,
+    device_learns_an_address_that_is_free,
+    strict_firewall_device_learns_an_address,
+    firewall_like_windows_device_learns_an_address,
     nobody_has_an_address,
     filtered_reverse_path,
     filtered_reverse_path_and_no_route,

@@ -69,7 +69,7 @@ class PoweredGateway:
         """Exit code: 0 if stopped or `until` was reached, EXIT_POWER_CUT at the power cut that was asked for."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: self._stop())
-        link = open_link(self._gateway.layout.link)
+        link = open_link(self._gateway.layout.link, say=self._narrate.say)
         code = 0
         try:
             while not self._stopped:

@@ -81,7 +81,7 @@ def _check(device: RealDevice, narrator: Narrator) -> int:
 
 
 def _recover(device: RealDevice, narrator: Narrator, *, button: bool, stop: Callable[[], bool]) -> int:
-    link = open_link(device.layout.link)
+    link = open_link(device.layout.link, say=narrator.say)
     try:
         bootloader = Bootloader(
             device.flash,

@@ -72,13 +72,18 @@ class ComponentLayout:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkLayout:
-    """How the device reaches a server. servers: host, host:port, or "discover" for broadcast and multicast."""
+    """How the device reaches a server.
+
+    servers: host, host:port, or "discover" for broadcast and multicast. borrow_address: the interface that may take an
+    address of the server's network if it has none; "" for none.
+    """
 
     transport: str = "udp"
     servers: tuple[str, ...] = ("discover",)
     max_message_bytes: int = 1452
     ring_frames: int = 0
     probe_tries: int = 7
+    borrow_address: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,7 +274,10 @@ def _link(table: TomlTable) -> LinkLayout:
         max_message_bytes=table.integer("max_message", 1452, lowest=1232, highest=65535),
         ring_frames=table.integer("ring_frames", 0, highest=65535),
         probe_tries=table.integer("probe_tries", 7, lowest=1, highest=1000),
+        borrow_address=table.string("borrow_address", ""),
     )
+    if link.borrow_address and (transport != "udp" or "discover" not in link.servers):
+        table.fail("borrow_address", 'needs transport "udp" and "discover" among the servers')
     table.done()
     return link
 

@@ -90,6 +90,7 @@ def test_layout_good_gives_all_of_it() -> None:
         ("period_s = false", "period_s = true", 34, "backup.period_s"),
         ('transport = "tcp"', 'transport = "ip"', 37, "link.transport"),
         ('servers = ["192.168.1.10"]', "servers = [1]", 38, "link.servers"),
+        ('servers = ["192.168.1.10"]', 'borrow_address = "eth0"', 38, "link.borrow_address"),
     ],
 )
 def test_layout_mistake_is_named_with_line_and_key(old: str, new: str, line: int, key: str) -> None:

@@ -106,6 +106,7 @@ def test_layout_document_defaults_are_the_codes() -> None:
         "max_message": link.max_message_bytes,
         "ring_frames": link.ring_frames,
         "probe_tries": link.probe_tries,
+        "borrow_address": link.borrow_address,
     }
     assert defaults("`[backup]`") == {
         "after_start_s": backup.after_start_s,

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The IPv4 addresses of this host's links, as its kernel has them (rtnetlink(7)); other platforms tell nothing here."""
+"""The IPv4 addresses of this host's links: what its kernel has, and one more (rtnetlink(7)). Only Linux tells."""
 
 from __future__ import annotations
 
 import struct
 import sys
 from collections.abc import Iterable
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface
 
 from unbrickd.adapters.net import rtnetlink
 
-_RTM_GETADDR = 22
+_RTM_NEWADDR, _RTM_DELADDR, _RTM_GETADDR = 20, 21, 22
 _ADDRESS = struct.Struct("=BBBBI")
 """struct ifaddrmsg: family, prefix, flags, scope, interface."""
 _AF_INET = 2
@@ -31,6 +31,24 @@ def broadcast_sources() -> dict[int, IPv4Interface]:
         return _first(rtnetlink.dump(_RTM_GETADDR, _ADDRESS.pack(_AF_INET, 0, 0, 0, 0)))
     except (OSError, struct.error):
         return {}
+
+
+def add_address(interface: int, own: IPv4Address, other: IPv4Address) -> None:
+    """Give a link an address and a route to one host, and none else. Raises OSError."""
+    rtnetlink.change(_RTM_NEWADDR, _to_one_host(interface, own, other), rtnetlink.CREATE_NEW)
+
+
+def remove_address(interface: int, own: IPv4Address, other: IPv4Address) -> None:
+    """What `add_address` gave, and that alone. Raises OSError."""
+    rtnetlink.change(_RTM_DELADDR, _to_one_host(interface, own, other))
+
+
+def _to_one_host(interface: int, own: IPv4Address, other: IPv4Address) -> bytes:
+    return (
+        _ADDRESS.pack(_AF_INET, 32, 0, 0, interface)
+        + rtnetlink.attribute(_IFA_LOCAL, own.packed)
+        + rtnetlink.attribute(_IFA_ADDRESS, other.packed)
+    )
 
 
 def _first(bodies: Iterable[bytes]) -> dict[int, IPv4Interface]:

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from unbrickd.adapters.net import packet_info
+from unbrickd.adapters.net.borrowed_address import BorrowedAddress, Say, unheard
 from unbrickd.adapters.net.datagrams import DatagramSocket, batches
 from unbrickd.adapters.net.packet_info import BROADCAST, MULTICAST_GROUP, Origin
 from unbrickd.errors import ConfigError, RemoteProtocolError
@@ -57,11 +58,11 @@ class DeviceLink(Protocol):
     def close(self) -> None: ...
 
 
-def open_link(layout: LinkLayout) -> DeviceLink:
+def open_link(layout: LinkLayout, *, say: Say = unheard) -> DeviceLink:
     """The link that a layout file describes. Raises ConfigError for an address that cannot be found."""
     if layout.transport == "tcp":
         return TcpLink(layout)
-    return UdpLink(layout)
+    return UdpLink(layout, say)
 
 
 def split_address(text: str, *, default_port: int) -> tuple[str, int]:
@@ -122,7 +123,7 @@ def _peer(transport: Transport, address: tuple[str | int | bytes, ...]) -> Peer:
 class UdpLink:
     """One socket for IPv4 and one for IPv6, as far as the machine has them."""
 
-    def __init__(self, layout: LinkLayout) -> None:
+    def __init__(self, layout: LinkLayout, say: Say) -> None:
         self.targets = _resolve(layout)
         self.max_message_bytes = layout.max_message_bytes
         self.sent_bytes = self.received_bytes = 0
@@ -137,6 +138,7 @@ class UdpLink:
                 self._datagrams[family] = DatagramSocket(self._sockets[family], peer_of=self._peer_of)
         if not self._sockets:
             raise ConfigError("this machine offers neither IPv4 nor IPv6", code="network")
+        self._borrowed = BorrowedAddress(layout.borrow_address, say=say) if layout.borrow_address else None
 
     def send(self, messages: Sequence[Datagram]) -> None:
         for batch in batches(messages):
@@ -160,11 +162,18 @@ class UdpLink:
                     return
 
     def receive(self, timeout_s: float) -> list[tuple[Peer, Octets]]:
+        borrowed = None if self._borrowed is None or self._borrowed.is_settled else self._borrowed
+        if borrowed is not None:
+            timeout_s = min(timeout_s, borrowed.due_s - time.monotonic())
         ready, _, _ = select.select(list(self._sockets.values()), [], [], max(0.0, timeout_s))
         received: list[tuple[Peer, Octets]] = []
         for sock in ready:
             received += self._datagrams[sock.family].receive(MAX_BATCH)
         self.received_bytes += sum(len(octets) for _, octets in received)
+        if borrowed is not None:
+            received = borrowed.sift(received, time.monotonic())
+            if borrowed.is_settled:
+                self._without_address.pop(borrowed.interface, None)
         return received
 
     def _peer_of(self, origin: Origin) -> Peer:
@@ -175,6 +184,8 @@ class UdpLink:
     def close(self) -> None:
         for sock in self._sockets.values():
             sock.close()
+        if self._borrowed is not None:
+            self._borrowed.close()
 
 
 def _udp_socket(family: int, port: int) -> socket.socket:

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         alone(state),
         open_device(layout, base=args.layout.parent, write_components=False) as device,
         Narrator(as_json=args.json) as narrator,
-        contextlib.closing(open_link(layout.link)) as link,
+        contextlib.closing(open_link(layout.link, say=narrator.say)) as link,
         stopping_signals() as is_stopped,
     ):
         return RunningAgent(device, link, narrator, state=state, once=args.once, is_stopped=is_stopped).run()
