@@ -30,6 +30,7 @@ COMPONENTS = ("firmware", "config")
 TABLE_VARIABLE = "UNBRICKD_NO_SETUP_TABLE"
 TABLE_MARK = "<!-- measured -->\n"
 DEVICE_ADDRESS = "192.168.1.1/24"
+BORROW = 'borrow_address = "lan"'
 
 LIKE_WINDOWS = """
 table inet firewall {
@@ -246,10 +247,14 @@ def _two_cards(cell: Cell, *, device_first: bool, address: str = "169.254.7.7/16
     plugs: list[Callable[[], None]] = [lambda: cell.plug(address), lambda: cable(cell.pc, "wifi", home, "ap")]
     for plug in plugs if device_first else reversed(plugs):
         plug()
+    _give_wifi_the_default_route(cell, home)
+    return _serve_and_restore(cell)
+
+
+def _give_wifi_the_default_route(cell: Cell, home: Host) -> None:
     home.ip("address add 10.0.0.1/24 dev ap")
     cell.pc.ip("address add 10.0.0.5/24 dev wifi")
     cell.pc.ip("route add default via 10.0.0.1")
-    return _serve_and_restore(cell)
 
 
 def behind_a_bridge(cell: Cell) -> float:
@@ -344,15 +349,30 @@ def device_learns_an_address_that_is_free(cell: Cell) -> float:
 
 
 def strict_firewall_device_learns_an_address(cell: Cell) -> float:
-    """a device that learns its address, and the strict firewall"""
+    """a device that learns its address, and the strict firewall (answers to flows the PC opened)"""
     cell.pc.firewall(STRICT)
     return device_learns_an_address(cell)
 
 
 def firewall_like_windows_device_learns_an_address(cell: Cell) -> float:
-    """a device that learns its address, and the firewall of unicast answers"""
+    """a device that learns its address, and the firewall of unicast answers for 4 s"""
     cell.pc.firewall(LIKE_WINDOWS)
     return device_learns_an_address(cell)
+
+
+def device_has_no_address_to_learn(cell: Cell) -> float:
+    """a device that would learn its address, and two network cards, the device on one that has no IPv4 address"""
+    home = cell.host()
+    cell.plug(device_address="")
+    cable(cell.pc, "wifi", home, "ap")
+    _give_wifi_the_default_route(cell, home)
+    cell.serve()
+    restoring = cell.power_on(link=BORROW)
+    seconds = restoring.healed()
+    events = [event["event"] for event in restoring.said]
+    assert "AddressBorrowed" not in events, "the address that the Announce is lent tells of another network"
+    assert cell.device_has_ipv6 or "NoAddressBorrowed" in events
+    return seconds
 
 
 def _picked(cell: Cell, number: int) -> str:
@@ -361,10 +381,10 @@ def _picked(cell: Cell, number: int) -> str:
 
 
 def _serve_and_restore_with_a_borrowed_address(cell: Cell, *, picks: int = 0) -> float:
-    """With IPv6 the server may be found by that before; else no byte of the restore is broadcast to the device."""
+    """Without IPv6, by which the server may be found before, no byte of the restore is broadcast to the device."""
     cell.device.firewall(COUNTERS)
     cell.serve()
-    restoring = cell.power_on(link='borrow_address = "lan"')
+    restoring = cell.power_on(link=BORROW)
     seconds = restoring.healed()
     assert not json.loads(cell.device.run("ip", "-json", "-4", "address", "show", "lan")), "it is given back"
     if not cell.device_has_ipv6:
@@ -449,6 +469,7 @@ CELLS = (
     device_learns_an_address_that_is_free,
     strict_firewall_device_learns_an_address,
     firewall_like_windows_device_learns_an_address,
+    device_has_no_address_to_learn,
     nobody_has_an_address,
     filtered_reverse_path,
     filtered_reverse_path_and_no_route,

@@ -79,13 +79,14 @@ class BorrowedAddress:
         self.due_s = float("inf")
         """When `sift` is to be called at the latest."""
         self.interface = 0
+        self.address: IPv4Address | None = None
+        """Once it has one."""
         self._name = interface
         self._say = say
         self._server: IPv4Interface | None = None
         self._announce: tuple[Peer, bytes] | None = None
         self._arp: ArpSocket | None = None
         self._number = self._asked = 0
-        self._address: IPv4Address | None = None
         if sys.platform != "linux":
             self._do_without("only Linux can")
             return
@@ -116,9 +117,9 @@ class BorrowedAddress:
         """Give it back."""
         if self._arp is not None:
             self._arp.close()
-        if self._address is not None and self._server is not None:
+        if self.address is not None and self._server is not None:
             with contextlib.suppress(OSError):  # the interface may be gone
-                remove_address(self.interface, self._address, self._server.ip)
+                remove_address(self.interface, self.address, self._server.ip)
 
     def _keeps(self, peer: Peer, now_s: float) -> bool:
         if self.is_settled or peer.scope != self.interface or ":" in peer.host:
@@ -155,7 +156,7 @@ class BorrowedAddress:
                 self.due_s = now_s + PROBE_GAP_S
             else:
                 add_address(self.interface, wanted, self._server.ip)
-                self._address = wanted
+                self.address = wanted
                 self.is_settled = True
                 text = f"took the address {wanted} on {self._name}, of the network of the server {self._server.ip}"
                 self._say("AddressBorrowed", text=text, address=str(wanted))

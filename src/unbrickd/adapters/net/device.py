@@ -172,8 +172,8 @@ class UdpLink:
         self.received_bytes += sum(len(octets) for _, octets in received)
         if borrowed is not None:
             received = borrowed.sift(received, time.monotonic())
-            if borrowed.is_settled:
-                self._without_address.pop(borrowed.interface, None)
+            if borrowed.address is not None:
+                self._without_address[borrowed.interface] = False
         return received
 
     def _peer_of(self, origin: Origin) -> Peer:
