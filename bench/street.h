@@ -34,11 +34,21 @@ static inline double used_s(void)
 	       (double)(used.ru_utime.tv_usec + used.ru_stime.tv_usec) / 1e6;
 }
 
-/* The rest of the results: how long all of it took, what came by then, and the processor's time. */
+/* Several processes are a street: each says that it is ready, and all are told to begin by a line on stdin. */
+static inline uint64_t wait_for_the_others(void)
+{
+	puts("ready");
+	fflush(stdout);
+	while (getchar() != '\n' && !feof(stdin))
+		;
+	return now_us();
+}
+
+/* The rest of the results: from when to when, by the clock that all processes have, what came, and the processor's time. */
 static inline void print_totals(uint64_t started_us, uint64_t ended_us, uint64_t payload_bytes, double cpu_s)
 {
-	printf("\"elapsed_s\": %.6f, \"payload_bytes\": %" PRIu64 ", \"cpu_s\": %.6f",
-	       (double)(ended_us - started_us) / 1e6, payload_bytes, cpu_s);
+	printf("\"started_us\": %" PRIu64 ", \"ended_us\": %" PRIu64 ", \"payload_bytes\": %" PRIu64 ", \"cpu_s\": %.6f",
+	       started_us, ended_us, payload_bytes, cpu_s);
 }
 
 /* One of the results' list of seconds, the first without a comma. done_us: 0 if it was not done. */

@@ -24,8 +24,9 @@ from pathlib import Path
 from bench import links
 from bench.arguments import count, image_size, positive
 from bench.compiled import CORE_NEEDS, compiled
+from bench.crowd import at_once, parts
 from bench.goals import MIB, Goal
-from bench.links import Hosts, Link, opened, run, unshaped
+from bench.links import Hosts, Link, opened, unshaped
 from bench.machine import commit, machine
 from bench.processes import (
     Figures,
@@ -76,11 +77,12 @@ QUEUE_BYTES = 1000 * 1500
 """The narrowest place is the PC's own network card: 1000 packets of Linux's usual txqueuelen (netdevice(7))."""
 
 
-def figures_of(told: str, devices: int, usage: Usage, before: tuple[float, int]) -> Figures:
-    """before: CPU seconds and peak bytes of the server before anybody asked."""
-    result = json.loads(told)
+def figures_of(
+    told: tuple[list[float | None], Figures], devices: int, usage: Usage, before: tuple[float, int]
+) -> Figures:
+    """told: by bench.crowd; before: CPU seconds and peak bytes of the server before anybody asked."""
     cpu_s, peak = cpu_seconds(usage.pid) - before[0], peak_bytes(usage.pid)
-    seconds = [float(s) for s in result["seconds"] if s is not None]
+    seconds, result = [s for s in told[0] if s is not None], told[1]
     figures: Figures = {
         "failures": devices - len(seconds),
         "setbacks": result.get("setbacks", 0),
@@ -110,7 +112,12 @@ def measure(street: Street, devices: int, limit_s: float = OUR_PATIENCE_S, hosts
     with running(hosts.pc.command(*python(*serve)), ready=says_ready) as usage:
         before = cpu_seconds(usage.pid), peak_bytes(usage.pid)
         client = compiled("street_client", street.folder, core=True)
-        told = run(*hosts.device.command(client, address, port, *street.client_arguments(devices, limit_s)))
+        told = at_once(
+            *(
+                hosts.device.command(client, address, port, *street.client_arguments(part, limit_s))
+                for part in parts(devices)
+            )
+        )
         return figures_of(told, devices, usage, before)
 
 
@@ -120,9 +127,9 @@ def measure_tftp(name: str, street: Street, devices: int, limit_s: float, hosts:
     command = tftp_command(name, address, port, street.folder, devices)
     with running(hosts.pc.command(*command), ready=listens("udp", port)) as usage:
         before = cpu_seconds(usage.pid), peak_bytes(usage.pid)
-        file = street.firmware
-        arguments = (address, str(port), file, file.name, str(devices), str(limit_s))
-        told = run(*hosts.device.command(compiled("street_tftp", street.folder), *arguments))
+        file, client = street.firmware, compiled("street_tftp", street.folder)
+        asks = [(address, str(port), file, file.name, str(len(part)), str(limit_s)) for part in parts(devices)]
+        told = at_once(*(hosts.device.command(client, *ask) for ask in asks))
         figures = figures_of(told, devices, usage, before)
     if name == FBTFTP:
         return {key: value for key, value in figures.items() if not key.startswith("server_")}

@@ -50,12 +50,13 @@ class Street:
         return self.folder / "firmware"
 
     def client_arguments(
-        self, devices: int, limit_s: float, *, ahead_bytes: int = 0, ring_frames: int = 0
+        self, devices: range, limit_s: float, *, ahead_bytes: int = 0, ring_frames: int = 0
     ) -> list[str]:
-        """What follows address and port. devices: how many of them, from the first; the rest is what each says of
-        itself, 0 as in unbrickd.h."""
+        """What follows address and port. devices: which of them; the rest is what each says of itself, 0 as in
+        unbrickd.h."""
         sizes = (self.record_bytes, self.config_bytes, self.size_bytes)
-        return list(map(str, (self.folder, devices, limit_s, *sizes, ahead_bytes, ring_frames)))
+        here = (self.folder, devices.start, len(devices), limit_s, *sizes, ahead_bytes, ring_frames)
+        return list(map(str, here))
 
 
 def build(folder: Path, *, devices: int, octets: bytes) -> Street:

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * A street of devices that all ask at once: the recovery core of c/ as many times as there are devices, each with a
- * socket and a flash of its own, in one process. Linux only.
+ * A street of devices that all ask at once, or a part of it: the recovery core of c/ as many times as there are devices,
+ * each with a socket and a flash of its own, in one process. Linux only.
  *
- *   street_client ADDRESS PORT FOLDER COUNT LIMIT_S RECORD_BYTES CONFIG_BYTES FIRMWARE_BYTES AHEAD_BYTES RING_FRAMES
+ *   street_client ADDRESS PORT FOLDER FIRST COUNT LIMIT_S RECORD_BYTES CONFIG_BYTES FIRMWARE_BYTES AHEAD_BYTES RING_FRAMES
  *
  * FOLDER/devices is what bench/street_cargo.py wrote: for each device its identity (IDENTITY_BYTES), boot record and
- * configuration; FOLDER/firmware is the image that all of them ran. The firmware of every device is erased, the rest is
- * sound. All are switched on and check their flash; when the last has, the clock starts,
- * and all look for the server. A device is done when its boot record says so: every erase block was verified, programmed
+ * configuration; FOLDER/firmware is the image that all of them ran. FIRST: how many devices to pass over there. The
+ * firmware of every device is erased, the rest is sound. All are switched on and check their flash; when the last has,
+ * and stdin says so, the clock starts, and all look for the server. A device is done when its boot record says so: every erase block was verified, programmed
  * and read back. Then it is switched off.
  *
  * The firmware's flash is a bit for each page: erased, or as in the image, which all devices share. Another byte
@@ -456,22 +456,24 @@ int main(int argc, char **argv)
 	double cpu_s;
 	uint32_t i;
 
-	if (argc != 11 || inet_pton(AF_INET, argv[1], &street.server.sin_addr) != 1) {
-		fprintf(stderr, "usage: street_client ADDRESS PORT FOLDER COUNT LIMIT_S RECORD_BYTES CONFIG_BYTES "
+	if (argc != 12 || inet_pton(AF_INET, argv[1], &street.server.sin_addr) != 1) {
+		fprintf(stderr, "usage: street_client ADDRESS PORT FOLDER FIRST COUNT LIMIT_S RECORD_BYTES CONFIG_BYTES "
 				"FIRMWARE_BYTES AHEAD_BYTES RING_FRAMES\n");
 		return EXIT_FAILURE;
 	}
 	street.server.sin_family = AF_INET;
 	street.server.sin_port = htons((uint16_t)atoi(argv[2]));
-	street.count = street.left = (uint32_t)atoi(argv[4]);
-	street.record_bytes = (uint32_t)atoi(argv[6]);
-	street.config_bytes = (uint32_t)atoi(argv[7]);
-	street.firmware_bytes = (uint32_t)atoi(argv[8]);
-	street.ahead_bytes = (uint32_t)atoi(argv[9]);
-	street.ring_frames = (uint32_t)atoi(argv[10]);
+	street.count = street.left = (uint32_t)atoi(argv[5]);
+	street.record_bytes = (uint32_t)atoi(argv[7]);
+	street.config_bytes = (uint32_t)atoi(argv[8]);
+	street.firmware_bytes = (uint32_t)atoi(argv[9]);
+	street.ahead_bytes = (uint32_t)atoi(argv[10]);
+	street.ring_frames = (uint32_t)atoi(argv[11]);
 	load_firmware(argv[3]);
 	street.devices = allocate(street.count * sizeof *street.devices);
 	file = open_file(argv[3], "devices");
+	if (lseek(file, (off_t)atoi(argv[4]) * (IDENTITY_BYTES + street.record_bytes + street.config_bytes), SEEK_SET) < 0)
+		fail("devices");
 	for (i = 0; i < street.count; i++) {
 		make_device(&street.devices[i], file, &server);
 		open_socket(&street.devices[i], readiness);
@@ -480,8 +482,8 @@ int main(int argc, char **argv)
 	}
 	close(file);
 	cpu_s = used_s();
-	started_us = now_us();
-	run(readiness, started_us + (uint64_t)(atof(argv[5]) * 1e6));
+	started_us = wait_for_the_others();
+	run(readiness, started_us + (uint64_t)(atof(argv[6]) * 1e6));
 	ended_us = now_us();
 	cpu_s = used_s() - cpu_s;
 	hear_the_end(readiness);

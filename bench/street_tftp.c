@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * A street of devices that all ask at once, by TFTP as bootloaders speak it: one block, one acknowledgement (RFC 1350,
- * block size by RFC 2348), a socket for each device, in one process. Linux only.
+ * block size by RFC 2348), a socket for each device, in one process, or several. Linux only.
  *
  *   street_tftp ADDRESS PORT FILE NAME COUNT LIMIT_S
  *
- * Each device gets NAME from ADDRESS; every byte is compared with FILE. It says its last word again after SILENCE_US.
+ * When stdin says so, each device gets NAME from ADDRESS; every byte is compared with FILE. It says its last word again after SILENCE_US.
  * At LIMIT_S all stop, and what had come counts. Prints one line of JSON.
  */
 #define _GNU_SOURCE
@@ -173,7 +173,7 @@ int main(int argc, char **argv)
 	devices = calloc(count, sizeof *devices);
 	if (!devices)
 		fail("memory");
-	started_us = now_us();
+	started_us = wait_for_the_others();
 	for (i = 0; i < count; i++) {
 		struct epoll_event interest = {.events = EPOLLIN, .data = {.ptr = &devices[i]}};
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
 import socket
@@ -15,7 +14,8 @@ from pathlib import Path
 import pytest
 from bench import device_in_c, street
 from bench.compiled import compiled
-from bench.links import Link, opened, run, why_not
+from bench.crowd import at_once, parts
+from bench.links import Link, opened, why_not
 from bench.processes import answers_tftp, free_port, python, running, says_ready
 from bench.street import figures_of, measure
 from bench.street_cargo import build
@@ -59,11 +59,12 @@ def test_street_by_tftp_compares_every_byte(tmp_path: Path, changed: bool) -> No
     wanted.write_bytes(served.read_bytes()[:-1] + (b"?" if changed else served.read_bytes()[-1:]))
     port = free_port(socket.SOCK_DGRAM)
     with running(python("-m", "bench.tftp", "serve", str(port), tmp_path), ready=answers_tftp(port)) as server:
-        told = run(compiled("street_tftp", tmp_path), "127.0.0.1", str(port), wanted, "firmware", "1", "20")
+        client = str(compiled("street_tftp", tmp_path))
+        told = at_once([client, "127.0.0.1", str(port), str(wanted), "firmware", "1", "20"])
         figures = figures_of(told, 1, server, (0.0, 0))
     assert figures["failures"] == int(changed)
     blocks_bytes = 100_000 // 1468 * 1468 if changed else 100_000
-    assert figures["mb_per_s"] * json.loads(told)["elapsed_s"] * 1e6 == pytest.approx(blocks_bytes)
+    assert figures["mb_per_s"] * told[1]["elapsed_s"] * 1e6 == pytest.approx(blocks_bytes)
 
 
 def test_street_by_tftp_stopped_counts_what_came_from_whoever_answered_first(tmp_path: Path) -> None:
@@ -85,10 +86,16 @@ def test_street_by_tftp_stopped_counts_what_came_from_whoever_answered_first(tmp
         with ThreadPoolExecutor() as pool:
             served = pool.submit(serve, listener, stranger)
             client, port = compiled("street_tftp", tmp_path), str(listener.getsockname()[1])
-            told = json.loads(run(client, "127.0.0.1", port, wanted, "wanted", "1", "0.2"))
+            seconds, told = at_once([str(client), "127.0.0.1", port, str(wanted), "wanted", "1", "0.2"])
             served.result()
-    assert told["seconds"] == [None] and told["elapsed_s"] >= 0.2
+    assert seconds == [None] and told["elapsed_s"] >= 0.2
     assert told["payload_bytes"] == sent * 1468
+
+
+@pytest.mark.parametrize("devices", [1, 2, 3, 500])
+def test_parts_of_a_street_are_all_of_it_once(devices: int) -> None:
+    assert [device for part in parts(devices) for device in part] == list(range(devices))
+    assert all(parts(devices))
 
 
 def test_street_goals_beside_a_peer_that_was_stopped_are_judged() -> None:
