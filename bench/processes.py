@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.sample import peak_bytes
+from bench.sample import children, peak_bytes
 
 PATIENCE_S = 60.0
 RSS_UNIT_BYTES = 1 if sys.platform == "darwin" else 1024
@@ -139,8 +139,8 @@ def _waiting(attempt: Callable[[], bool]) -> Callable[[subprocess.Popen[str]], N
 
 
 def cpu_seconds(pid: int) -> float:
-    """What the threads of a running process have used of the processor (proc(5): schedstat, in nanoseconds); Linux."""
-    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    """What the threads of a process and its children have used of the processor (proc(5): schedstat, in ns); Linux."""
+    threads = [thread for each in (pid, *children(pid)) for thread in Path(f"/proc/{each}/task").glob("*/schedstat")]
     return sum(int(thread.read_text(encoding="ascii").split()[0]) for thread in threads) / 1e9
 
 

@@ -37,13 +37,24 @@ def print_sample(sample: Sample) -> None:
 
 
 def peak_bytes(pid: int | str) -> int:
-    """Peak resident memory of a running process, 0 where the platform does not tell.
+    """Peak resident memory of a running process, and what its children have now besides what they share with it.
 
-    VmHWM rather than ru_maxrss, which on Linux a child inherits from the process that forked it (getrusage(2)).
+    VmHWM rather than ru_maxrss, which on Linux a child inherits from the process that forked it (getrusage(2)). 0 where
+    the platform does not tell.
     """
     if sys.platform != "linux":
         return 0
-    for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace").splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) << 10
-    return 0
+    own = (f"/proc/{child}/smaps_rollup" for child in children(pid))
+    return _kib(f"/proc/{pid}/status", "VmHWM:") + sum(_kib(path, "Private_Clean:", "Private_Dirty:") for path in own)
+
+
+def children(pid: int | str) -> list[str]:
+    """Of a running process (proc(5): needs CONFIG_PROC_CHILDREN). Linux."""
+    lists = Path(f"/proc/{pid}/task").glob("*/children")
+    return [child for some in lists for child in some.read_text(encoding="ascii").split()]
+
+
+def _kib(path: str, *names: str) -> int:
+    """The sum of these lines, in bytes."""
+    lines = (line.split() for line in Path(path).read_text(encoding="ascii", errors="replace").splitlines())
+    return sum(int(words[1]) << 10 for words in lines if words[0] in names)

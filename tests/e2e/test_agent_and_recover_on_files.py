@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from unbrickd.cli.demo_process import ServerProcess
-from unbrickd.cli.narrate import JsonValue
+from unbrickd.cli.text import JsonValue
 from unbrickd.sim.file_device import FileDevice, make_file_device
 
 ERASE_BLOCK_BYTES = 4096

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from unbrickd.cli.demo_process import GatewayProcess, ServerProcess
-from unbrickd.cli.narrate import JsonValue
+from unbrickd.cli.text import JsonValue
 
 pytestmark = pytest.mark.slow
 

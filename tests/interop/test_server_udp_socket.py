@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from unbrickd.adapters.net import packet_info
-from unbrickd.adapters.net.server_udp import MAX_BATCH, MAX_HELD, UdpSocket
+from unbrickd.adapters.net.server_udp import MAX_BATCH, MAX_HELD, UdpSocket, listening_socket
 from unbrickd.model.peer import Batch, Peer, Transport
 from unbrickd.wire.framing import Octets
 
@@ -32,7 +32,7 @@ def in_loop(scene: Callable[[UdpSocket, asyncio.Event], None]) -> bool:
         writable = asyncio.Event()
         opened = UdpSocket(
             asyncio.get_running_loop(),
-            ("127.0.0.1", 0),
+            listening_socket(("127.0.0.1", 0)),
             channels=lambda _: 1,
             on_datagrams=lambda _: 0.0,
             on_writable=writable.set,
@@ -106,7 +106,8 @@ def taken(client: socket.socket, *, first: int, gather_s: float) -> list[tuple[f
                 done.set()
             return gather_s if len(readings) == 1 else 0.0
 
-        opened = UdpSocket(loop, ("127.0.0.1", 0), channels=lambda _: 1, on_datagrams=take, on_writable=lambda: None)
+        sock = listening_socket(("127.0.0.1", 0))
+        opened = UdpSocket(loop, sock, channels=lambda _: 1, on_datagrams=take, on_writable=lambda: None)
         try:
             say(first)
             await asyncio.wait_for(done.wait(), PATIENCE_S)

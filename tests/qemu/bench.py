@@ -39,7 +39,7 @@ from tools.lab.steps import FILES
 from unbrickd.adapters.flash.image import ImageFlash
 from unbrickd.agent.software import DeviceSoftware
 from unbrickd.cli.demo_process import ServerProcess
-from unbrickd.cli.narrate import JsonValue
+from unbrickd.cli.text import JsonValue
 from unbrickd.flash.device import ComponentSlot, DeviceFlash
 from unbrickd.flash.partition import Partition
 from unbrickd.flash.record import LoadedRecord, RecordStore

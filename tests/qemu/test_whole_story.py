@@ -27,7 +27,7 @@ from tools.lab.fit import firmware
 from tools.lab.gateway import CONFIG, ENVIRONMENT, FIRMWARE, HOST, IDENTITY, FlashFile, mtd
 
 from unbrickd.agent.software import Installed
-from unbrickd.cli.narrate import JsonValue
+from unbrickd.cli.text import JsonValue
 from unbrickd.seal.identity import FirmwarePolicy, Identity, encode_identity
 from unbrickd.seal.keys import DeviceKeys
 

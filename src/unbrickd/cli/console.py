@@ -13,7 +13,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from unbrickd.agent.session import Uploading
-from unbrickd.cli.narrate import Event, JsonValue, record, sentence
+from unbrickd.cli.narrate import Event, record, sentence
+from unbrickd.cli.text import JsonValue
 from unbrickd.recovery.events import EraseBlockRestored
 
 if TYPE_CHECKING:

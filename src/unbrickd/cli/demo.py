@@ -25,7 +25,7 @@ from rich.table import Table
 from unbrickd.adapters.files import read_file
 from unbrickd.cli.demo_process import GatewayProcess, ServerProcess, run_command
 from unbrickd.cli.main import Subparsers
-from unbrickd.cli.narrate import JsonValue, size_text
+from unbrickd.cli.text import JsonValue, size_text
 from unbrickd.errors import ConfigError, IntegrityError
 from unbrickd.flash.write import PAGE_BYTES
 from unbrickd.model.geometry import MAX_TOTAL_BYTES

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
-from unbrickd.cli.narrate import JsonValue
+from unbrickd.cli.text import JsonValue
 from unbrickd.errors import ConfigError
 
 END_PATIENCE_S = 10.0

@@ -7,7 +7,6 @@ import argparse
 import sys
 
 from unbrickd.cli.main import Subparsers
-from unbrickd.cli.narrate import JsonValue
 from unbrickd.cli.store_options import (
     add_store_options,
     find_device,
@@ -18,6 +17,7 @@ from unbrickd.cli.store_options import (
     time_json,
     time_text,
 )
+from unbrickd.cli.text import JsonValue
 from unbrickd.store.interface import GenerationRow
 
 EPILOG = """\

@@ -16,7 +16,6 @@ from pathlib import Path
 
 from unbrickd import __version__
 from unbrickd.cli.main import Subparsers
-from unbrickd.cli.narrate import size_text
 from unbrickd.cli.store_options import (
     add_device,
     add_store_options,
@@ -27,6 +26,7 @@ from unbrickd.cli.store_options import (
     print_json,
     time_text,
 )
+from unbrickd.cli.text import size_text
 from unbrickd.errors import ConfigError, IntegrityError
 from unbrickd.model.manifest import Manifest
 from unbrickd.seal.content import open_erase_block

@@ -21,7 +21,7 @@ from unbrickd.cli.gateway_power import (
     perform_upgrade,
 )
 from unbrickd.cli.main import Subparsers
-from unbrickd.cli.narrate import JsonValue, size_text
+from unbrickd.cli.text import JsonValue, size_text
 from unbrickd.errors import ConfigError
 from unbrickd.model.geometry import MAX_TOTAL_BYTES
 from unbrickd.model.layout import parse_layout

@@ -6,7 +6,6 @@ from __future__ import annotations
 import argparse
 
 from unbrickd.cli.main import Subparsers
-from unbrickd.cli.narrate import size_text
 from unbrickd.cli.store_options import (
     add_device,
     add_store_options,
@@ -17,6 +16,7 @@ from unbrickd.cli.store_options import (
     time_json,
     time_text,
 )
+from unbrickd.cli.text import size_text
 from unbrickd.store.interface import GenerationRow
 
 EPILOG = """\

@@ -8,21 +8,11 @@ from enum import Enum
 
 from unbrickd.agent import agent as a
 from unbrickd.agent import session as s
+from unbrickd.cli.text import JsonValue, size_text
 from unbrickd.recovery import events as r
 from unbrickd.recovery.light import Light
 
 Event = r.Event | a.Event
-
-JsonValue = str | int | float | bool | None | list["JsonValue"] | dict[str, "JsonValue"]
-
-
-def size_text(count: float) -> str:
-    """Bytes in words: 912 B, 64 KiB, 15.3 MiB."""
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024 or unit == "MiB":
-            break
-        count /= 1024
-    return f"{count:.0f} {unit}" if unit == "B" or count == int(count) else f"{count:.1f} {unit}"
 
 
 def sentence(event: Event) -> str:

@@ -11,12 +11,13 @@ import os
 import secrets
 import signal
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
 
 from unbrickd.adapters.net.binding import Bound
-from unbrickd.adapters.net.serve import serve
+from unbrickd.adapters.net.second import First, Second, fork
+from unbrickd.adapters.net.serve import serve, serve_share
 from unbrickd.adapters.store.fileops import FileOps, translated, write_whole
 from unbrickd.adapters.store.open import open_vault
 from unbrickd.cli.main import Subparsers
@@ -71,6 +72,9 @@ def add_parser(subparsers: Subparsers) -> argparse.ArgumentParser:
         default=None,
         help="say once a second that a server is here, for devices behind its firewall (default: yes)",
     )
+    parser.add_argument(
+        "--processes", metavar="N", help="2: restores are served by two, where the platform can (default: 2)"
+    )
     parser.add_argument("--log-level", metavar="LEVEL", help=_choices(LogLevel))
     parser.add_argument("--log-format", metavar="FORMAT", help=_choices(LogFormat))
     parser.add_argument("--config", metavar="FILE", help=f"settings (default: {default_config()}, if it is there)")
@@ -88,27 +92,48 @@ def run(args: argparse.Namespace) -> int:
     settings = load_settings(flags, os.environ)
     start_logging(settings.log_level, settings.log_format)
     policy = RetentionPolicy(keep_good=settings.keep)
+    secret = secrets.token_bytes(32)
+    _freeze()
+    second = fork(lambda first: _serve_share(settings, secret, first)) if settings.processes > 1 else None
     with open_vault(settings.store, exclusive=True, policy=policy) as vault:
-        session = _Session(settings, vault)
-        # Windows' default loop cannot watch raw datagram sockets (asyncio, "Platform Support"); selectors can.
-        with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
-            runner.run(session.run())
+        _run(_Session(settings, vault, secret, second).run())
     return 0
+
+
+def _run(session: Coroutine[None, None, None]) -> None:
+    # Windows' default loop cannot watch raw datagram sockets (asyncio, "Platform Support"); selectors can.
+    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+        runner.run(session)
+
+
+def _freeze() -> None:
+    """What there is now stays, and need not be searched for garbage again."""
+    gc.collect()
+    gc.freeze()
+
+
+def _server(settings: Settings, vault: Vault, secret: bytes) -> Server:
+    limits = ServerLimits(max_devices=settings.max_devices, accept_new=settings.new_devices)
+    return Server(vault, server_id=_server_id(settings.store), cookie_secret=secret, limits=limits)
+
+
+def _serve_share(settings: Settings, secret: bytes, first: First) -> None:
+    """The second process."""
+    if sockets := first.sockets():
+        with open_vault(settings.store, exclusive=False) as vault:
+            _freeze()
+            _run(serve_share(_server(settings, vault, secret), first, sockets))
 
 
 class _Session:
     """One run of the server, from ready to stopped."""
 
-    def __init__(self, settings: Settings, vault: Vault) -> None:
+    def __init__(self, settings: Settings, vault: Vault, secret: bytes, second: Second | None) -> None:
         self._settings = settings
         self._vault = vault
+        self._second = second
         self._done: Counter[str] = Counter()
-        self._server = Server(
-            vault,
-            server_id=_server_id(settings.store),
-            cookie_secret=secrets.token_bytes(32),
-            limits=ServerLimits(max_devices=settings.max_devices, accept_new=settings.new_devices),
-        )
+        self._server = _server(settings, vault, secret)
 
     async def run(self) -> None:
         stop = asyncio.Event()
@@ -118,6 +143,7 @@ class _Session:
             udp_addresses=self._settings.udp_addresses(),
             tcp_addresses=self._settings.tcp_addresses(),
             announce=self._settings.announce,
+            second=self._second,
             on_event=self._event,
             on_ready=self._ready,
             stop=stop,
@@ -139,8 +165,7 @@ class _Session:
         addresses = ", ".join(f"{where.transport.value} {where.address}" for where in bound)
         devices = len(self._vault.devices())
         log.info("listening on %s; backups of %d devices in %s", addresses, devices, self._settings.store)
-        gc.collect()
-        gc.freeze()  # what there is now stays, and need not be searched for garbage again
+        _freeze()
 
     def _event(self, event: Event) -> None:
         match event:

@@ -14,8 +14,8 @@ from dataclasses import fields
 from datetime import UTC, datetime
 from enum import Enum
 
-from unbrickd.cli.narrate import JsonValue, size_text
 from unbrickd.cli.settings import LogFormat, LogLevel
+from unbrickd.cli.text import JsonValue, size_text
 from unbrickd.model.peer import Peer
 from unbrickd.server import events as e
 from unbrickd.wire.messages import ErrorCode, Purpose

@@ -24,6 +24,7 @@ PREFIX = "UNBRICKD_"
 CONFIG_VARIABLE = "UNBRICKD_CONFIG"
 FILE_NAME = "server.toml"
 DEFAULT_UDP = (f"0.0.0.0:{DEFAULT_PORT}", f"[::]:{DEFAULT_PORT}")
+MAX_PROCESSES = 2
 _MANY = 1_000_000
 
 _Closed = TypeVar("_Closed", bound=Enum)
@@ -64,6 +65,7 @@ class Settings:
     max_devices: int = 10_000
     new_devices: bool = True
     announce: bool = True
+    processes: int = MAX_PROCESSES
     log_level: LogLevel = LogLevel.INFO
     log_format: LogFormat = LogFormat.TEXT
 
@@ -117,6 +119,7 @@ def _from_file(path: Path, *, required: bool) -> Layer:
         "max_devices": lambda t, key: t.integer(key, highest=_MANY),
         "new_devices": lambda t, key: t.boolean(key),
         "announce": lambda t, key: t.boolean(key),
+        "processes": lambda t, key: t.integer(key, lowest=1, highest=MAX_PROCESSES),
         "log_level": lambda t, key: t.choice(key, {v.value: v for v in LogLevel}),
         "log_format": lambda t, key: t.choice(key, {v.value: v for v in LogFormat}),
     }
@@ -154,10 +157,10 @@ def _addresses(_: str, text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def _number(lowest: int) -> Callable[[str, str], int]:
+def _number(lowest: int, highest: int = _MANY) -> Callable[[str, str], int]:
     def read(source: str, text: str) -> int:
-        if not text.isdecimal() or not lowest <= int(text) <= _MANY:
-            raise _wrong(source, text, f"a whole number from {lowest} to {_MANY}")
+        if not text.isdecimal() or not lowest <= int(text) <= highest:
+            raise _wrong(source, text, f"a whole number from {lowest} to {highest}")
         return int(text)
 
     return read
@@ -192,6 +195,7 @@ _READERS: dict[str, Callable[[str, str], object]] = {
     "max_devices": _number(0),
     "new_devices": _boolean,
     "announce": _boolean,
+    "processes": _number(1, MAX_PROCESSES),
     "log_level": _choice(LogLevel),
     "log_format": _choice(LogFormat),
 }

@@ -7,7 +7,6 @@ import argparse
 
 from unbrickd.cli.generations import state_text
 from unbrickd.cli.main import Subparsers
-from unbrickd.cli.narrate import size_text
 from unbrickd.cli.store_options import (
     add_device,
     add_store_options,
@@ -20,6 +19,7 @@ from unbrickd.cli.store_options import (
     time_json,
     time_text,
 )
+from unbrickd.cli.text import size_text
 
 EPILOG = """\
 examples:

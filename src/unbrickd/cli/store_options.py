@@ -15,12 +15,9 @@ from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from unbrickd.adapters.store.open import has_store, open_vault
-from unbrickd.cli.narrate import JsonValue
 from unbrickd.cli.settings import load_settings
+from unbrickd.cli.text import JsonValue
 from unbrickd.errors import ConfigError
 from unbrickd.store.interface import DeviceRow
 from unbrickd.store.vault import StoredGeneration, Vault
@@ -115,6 +112,9 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         for row in rows:
             print("\t".join(row))
         return
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column)

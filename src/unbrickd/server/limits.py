@@ -51,7 +51,7 @@ class ServerLimits:
     upload_buffer_bytes: int = 1 << 20
     max_window_blocks: int = 512
     max_replies: int = 4096
-    cache_bytes: int = 4 << 20
+    cache_bytes: int = 1 << 20
     max_rejected: int = 8
     retry_after_s: int = 5
     retry_spread_s: int = 10

@@ -21,11 +21,12 @@ from unbrickd.seal.keys import device_id_of, verify_identity_signature
 from unbrickd.server.backup import BackupSession
 from unbrickd.server.cache import EraseBlockCache
 from unbrickd.server.cookies import Cookies
-from unbrickd.server.events import Event, Refused, SessionEnd, SessionEnded, SessionOpened
+from unbrickd.server.events import Event, Refused, Rotten, SessionEnd, SessionEnded, SessionOpened
 from unbrickd.server.limits import SESSION_EXPIRY_S, ServerLimits
 from unbrickd.server.port import DiskWork, Port, Refusal, SessionKey
 from unbrickd.server.restore import RestoreSession
 from unbrickd.server.sessions import Session, Sessions
+from unbrickd.server.sightings import Sightings
 from unbrickd.server.timers import Timers
 from unbrickd.server.turns import Turns
 from unbrickd.store.vault import Vault
@@ -36,8 +37,6 @@ from unbrickd.wire.packet import Packet, decode, encode
 AMPLIFICATION = 3
 """Bytes out per byte in, before an address has returned a cookie (§1; the factor of RFC 9000 §8)."""
 MAX_EVENTS = 10_000
-NOTE_AFTER_S = 1.0
-"""Devices that come within that time are noted in the catalogue by one durable write."""
 MAX_ENDED = 1024
 """Sessions that we ended and still answer for with the Error that ended them."""
 _NEVER_S = float("inf")
@@ -71,9 +70,7 @@ class Server:
         """No more than there are sessions, each of which waits for one."""
         self._turns = Turns()
         self._timers: Timers[BackupSession] = Timers()
-        self._sightings: set[bytes] = set()
-        """Devices of which the catalogue is to note that they were here, all at once at _note_s."""
-        self._note_s = _NEVER_S
+        self._sightings = Sightings(vault)
         self._expires_s = _NEVER_S
         """No session was silent for too long before that; the next may be later."""
         self._turned_away = 0
@@ -123,15 +120,15 @@ class Server:
 
     def timer(self) -> float | None:
         """When to call `handle_timer`, if nothing else happens before; it may be for nothing."""
-        due_s = min(self._timers.first_s(), self._expires_s, self._note_s)
+        due_s = min(self._timers.first_s(), self._expires_s, self._sightings.due_s)
         return None if due_s == _NEVER_S else due_s
 
     def handle_timer(self, now_s: float) -> None:
         """Repeat requests that were not answered, and forget who fell silent; nothing, if it is not due."""
         if now_s >= self._expires_s:
             self._expire(now_s)
-        if now_s >= self._note_s:
-            self._note_sightings()
+        if now_s >= self._sightings.due_s:
+            self._sightings.note()
         for session in self._timers.due(now_s):
             key = session.port.key
             try:
@@ -165,13 +162,6 @@ class Server:
         if silent:
             self._expires_s = silent[1] + SESSION_EXPIRY_S
 
-    def _note_sightings(self) -> None:
-        """For the list of devices only: a full or broken disk must not keep a device from its restore."""
-        seen, self._sightings, self._note_s = self._sightings, set(), _NEVER_S
-        if seen:
-            with suppress(StorageError):
-                self._vault.saw(seen)
-
     def _await(self, session: Session) -> None:
         """Its turn, or its time."""
         self._sessions.settle(session)
@@ -187,6 +177,15 @@ class Server:
         return happened
 
     # Besides
+
+    def told(self, event: Event, now_s: float) -> None:
+        """What happened in another process, which serves restores from the same store but does not write to it."""
+        self._events.append(event)
+        if isinstance(event, SessionOpened):
+            self._sightings.add(event.device_id, now_s)
+        elif isinstance(event, Rotten):
+            with suppress(StorageError):
+                self._vault.distrust(event.device_id, event.number, event.component)
 
     @property
     def wants_write(self) -> bool:
@@ -218,7 +217,7 @@ class Server:
         """
         for key in self._sessions.all():
             self._close(key, SessionEnd.CLOSED)
-        self._note_sightings()
+        self._sightings.note()
 
     # Opening sessions
 
@@ -312,9 +311,7 @@ class Server:
             self._sessions.pop(key)
             raise
         self._await(session)
-        if not self._sightings:
-            self._note_s = now_s + NOTE_AFTER_S
-        self._sightings.add(session.device_id)
+        self._sightings.add(session.device_id, now_s)
 
     def _is_full(self, purpose: m.Purpose) -> bool:
         if len(self._sessions) >= self._limits.max_sessions and self._sessions.resting is None:

@@ -72,7 +72,7 @@ class StoredGeneration:
 
 
 class Vault:
-    """Backups of devices. clock: unix seconds; read_only: rot is reported, but not marked."""
+    """Backups of devices. clock: unix seconds; read_only: rot is reported, but not marked, and no sighting noted."""
 
     def __init__(
         self,
@@ -106,7 +106,8 @@ class Vault:
 
     def saw(self, device_ids: Collection[bytes]) -> None:
         """Note that these devices were heard of now. One durable write for all."""
-        self._catalogue.saw(device_ids, self._clock())
+        if not self._read_only:
+            self._catalogue.saw(device_ids, self._clock())
 
     def name_device(self, device_id: bytes, name: str) -> None:
         self._catalogue.name_device(device_id, name)
@@ -240,6 +241,13 @@ class Vault:
             code="rotten",
             hint="the next backup of any device that runs this image heals it",
         )
+
+    def distrust(self, device_id: bytes, number: int, component: str) -> None:
+        """Another reader found rot in this component: as if it had been found here. Raises StorageError."""
+        stored = self.find(device_id, number)
+        for manifest in stored.generation.components if stored else ():
+            if manifest.name == component:
+                self._mark_rotten(manifest.image_digest)
 
     def _mark_rotten(self, image_digest: bytes) -> None:
         if not self._read_only and self._blobs.has(image_digest):

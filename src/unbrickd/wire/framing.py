@@ -27,7 +27,7 @@ Octets = bytes | memoryview
 
 _HEADER = struct.Struct(">2sBBHHII")
 _CRC = struct.Struct(">I")
-TYPE_AT, CRC_AT = 3, 12
+TYPE_AT, SESSION_AT, CRC_AT = 3, 8, 12
 """Where they lie in a message."""
 
 

@@ -294,3 +294,21 @@ def test_restore_session_is_forgotten_after_a_minute(lab: TracedServer, backed_u
     backed_up.offered()
     lab.wait(61)
     assert lab.server.sessions == 0 and lab.server.timer() is None
+
+
+def test_rot_that_another_process_found_is_marked_and_its_sightings_noted(
+    lab: TracedServer, backed_up: TracedDevice
+) -> None:
+    offer = backed_up.offered(named=2)
+    device_id, peer = backed_up.device_id, backed_up.peer
+    found = events.Rotten(device_id=device_id, peer=peer, number=offer.generation, component="firmware")
+    opened = events.SessionOpened(device_id=device_id, peer=peer, purpose=m.Purpose.RESTORE)
+    lab.events()
+    lab.now_s += 1000
+    for event in (opened, found):
+        lab.server.told(event, lab.now_s)
+    assert lab.events() == [opened, found]
+    assert [row.key.number for row in lab.vault.generations(device_id) if row.damaged] == [2]
+    assert backed_up.offered(named=2).generation == 1
+    lab.wait(2.0)
+    assert [row.last_seen_s for row in lab.vault.devices()] == [lab.now_s - 1.0]

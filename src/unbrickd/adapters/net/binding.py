@@ -32,8 +32,9 @@ class Bound:
         return self.host == "::1" or self.host.startswith("127.")
 
 
-def bound_socket(kind: socket.SocketKind, address: tuple[str, int]) -> socket.socket:
-    """A non-blocking socket bound to a numeric address; IPv6 sockets take no IPv4.
+def bound_socket(kind: socket.SocketKind, address: tuple[str, int], *, shared: bool = False) -> socket.socket:
+    """A non-blocking socket bound to a numeric address; IPv6 sockets take no IPv4. shared: with sockets of this user
+    that are shared, too.
 
     Raises ConfigError: "port-in-use", "port-not-allowed", "address-not-here" (also a family that this host lacks).
     """
@@ -58,6 +59,8 @@ def bound_socket(kind: socket.SocketKind, address: tuple[str, int]) -> socket.so
         elif kind == socket.SOCK_STREAM:
             # Connections of the last run may linger; a second server that still listens is refused all the same.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.setblocking(False)

@@ -2,20 +2,26 @@
 """Joins the server's core to sockets and the clock: what comes goes in, what it says goes out, until told to stop.
 
 The only place that calls the core, always from one event loop, so it needs no lock. What waits for the disk runs on
-threads of its own, so that it holds up nobody else.
+threads of its own, so that it holds up nobody else. A second process may serve every other restore, from a core of its
+own (second.py).
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import socket
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
+from unbrickd.adapters.net import steering
 from unbrickd.adapters.net.addresses import broadcast_sources
-from unbrickd.adapters.net.binding import Bound
+from unbrickd.adapters.net.binding import Bound, bound_socket
 from unbrickd.adapters.net.neighbours import OpenFlows, neighbours
 from unbrickd.adapters.net.packet_info import interfaces
+from unbrickd.adapters.net.second import First, Second
 from unbrickd.adapters.net.server_tcp import TcpConnection, TcpListener
-from unbrickd.adapters.net.server_udp import UdpSocket
+from unbrickd.adapters.net.server_udp import UdpSocket, listening_socket
 from unbrickd.errors import ConfigError
 from unbrickd.model.peer import Batch, Peer
 from unbrickd.server.events import Event
@@ -29,6 +35,8 @@ TICK_S = 1.0
 """Announce at most once a second (spec/protocol.md §4.15); interfaces and idle connections are looked at as often."""
 _ANY = ("0.0.0.0", "::")
 
+_log = logging.getLogger(__name__)
+
 
 async def serve(
     server: Server,
@@ -36,6 +44,7 @@ async def serve(
     udp_addresses: Sequence[tuple[str, int]],
     tcp_addresses: Sequence[tuple[str, int]] = (),
     announce: bool = True,
+    second: Second | None = None,
     on_event: Callable[[Event], None],
     on_ready: Callable[[tuple[Bound, ...]], None] = lambda _: None,
     stop: asyncio.Event,
@@ -43,9 +52,10 @@ async def serve(
     """Serve until `stop` is set; then unfinished uploads are kept, so that they resume.
 
     on_ready: is told where the server listens, once it does. announce: from sockets that are bound to all addresses.
-    The loop must be a selector loop (on Windows it is not the default). Raises ConfigError, "port-in-use" among others.
+    second: a process in which `serve_share` waits; it is ended, too. The loop must be a selector loop (on Windows it is
+    not the default). Raises ConfigError, "port-in-use" among others.
     """
-    runner = _Runner(server, announce=announce, on_event=on_event)
+    runner = _Runner(server, announce=announce, on_event=on_event, second=second)
     try:
         on_ready(await runner.open(udp_addresses, tcp_addresses))
         await stop.wait()
@@ -53,12 +63,28 @@ async def serve(
         await runner.close()
 
 
+async def serve_share(server: Server, first: First, sockets: Sequence[socket.socket]) -> None:
+    """In the second process: serve what comes to these sockets until the first process ends. It hears what happens."""
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_reader(first, ended.set)
+    runner = _Runner(server, announce=False, on_event=first.tell)
+    for sock in sockets:
+        runner.adopt(sock)
+    await ended.wait()
+    await runner.close()
+
+
 class _Runner:
-    def __init__(self, server: Server, *, announce: bool, on_event: Callable[[Event], None]) -> None:
+    def __init__(
+        self, server: Server, *, announce: bool, on_event: Callable[[Event], None], second: Second | None = None
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._server = server
         self._announce = announce
         self._on_event = on_event
+        self._second = second
+        self._shared: list[socket.socket] = []
+        """Those of ours of which the second has the like."""
         self._udp: list[UdpSocket] = []
         self._tcp: list[TcpListener] = []
         self._flows = OpenFlows()
@@ -79,13 +105,12 @@ class _Runner:
         lacking: ConfigError | None = None
         for address in udp_addresses:
             try:
-                udp = self._open_udp(address)
+                udp = self.adopt(self._bound(address))
             except ConfigError as error:
                 if error.code != "address-not-here" or address[0] not in _ANY:
                     raise
                 lacking = error
                 continue
-            self._udp.append(udp)
             bound.append(udp.bound)
         for address in tcp_addresses:
             listener = TcpListener(
@@ -104,20 +129,69 @@ class _Runner:
             self._tcp.append(listener)
         if lacking is not None and not bound:
             raise lacking
+        if self._second is not None:
+            self._share_with(self._second)
         self._tick()
         return tuple(bound)
 
-    def _open_udp(self, address: tuple[str, int]) -> UdpSocket:
-        return UdpSocket(
-            self._loop,
-            address,
-            channels=self._new_channel,
-            on_datagrams=self._received,
-            on_writable=self._writable,
+    def _bound(self, address: tuple[str, int]) -> socket.socket:
+        """Raises ConfigError as `bound_socket` does, also if only another server shares the address."""
+        shared = self._second is not None
+        if shared and address[1]:
+            bound_socket(socket.SOCK_DGRAM, address).close()
+        sock = listening_socket(address, shared=shared)
+        if shared:
+            self._shared.append(sock)
+        return sock
+
+    def adopt(self, sock: socket.socket) -> UdpSocket:
+        """Serve what comes there, and close it in the end."""
+        udp = UdpSocket(
+            self._loop, sock, channels=self._new_channel, on_datagrams=self._received, on_writable=self._writable
         )
+        self._udp.append(udp)
+        return udp
+
+    def _share_with(self, second: Second) -> None:
+        """Without what the kernel would have to do for it, or where only TCP is served, all is served here."""
+        its = []
+        try:
+            for ours in self._shared:
+                its.append(listening_socket(ours.getsockname()[:2], shared=True))
+                steering.share_out(ours, its[-1])
+            if its:
+                second.serve(its)
+                self._loop.add_reader(second, self._hear_second)
+        except (OSError, ConfigError) as error:
+            _log.warning("there is no second process: %s", error)
+            self._serve_alone()
+        finally:
+            for sock in its:
+                sock.close()
+
+    def _serve_alone(self) -> None:
+        for ours in self._shared:
+            with suppress(OSError):
+                steering.take_all(ours)
+
+    def _hear_second(self) -> None:
+        assert self._second is not None
+        try:
+            for event in self._second.events():
+                self._server.told(event, self._loop.time())
+        except (EOFError, OSError):
+            _log.warning("the second process ended; going on without it")
+            self._loop.remove_reader(self._second)
+            self._serve_alone()
+        self._tell_events()
+        self._arm_timer()
 
     async def close(self) -> None:
         await asyncio.gather(*self._working)
+        if self._second is not None:
+            self._loop.remove_reader(self._second)
+            for event in self._second.end():
+                self._server.told(event, self._loop.time())
         self._server.close()
         self._tell_events()
         for timer in (self._timer, self._tick_timer):

@@ -47,26 +47,47 @@ OnDatagrams = Callable[[list[tuple[Peer, Octets]]], float]
 """The octets hold until it returns for how many seconds what comes next may gather."""
 
 
+def listening_socket(address: tuple[str, int], *, shared: bool = False) -> socket.socket:
+    """Bound, with every option that this platform has: each is an improvement, and the server serves without.
+
+    shared, errors: as `bound_socket`'s.
+    """
+    sock = bound_socket(socket.SOCK_DGRAM, address, shared=shared)
+    wanted = [
+        (socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER_BYTES),
+        (socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES),
+        *_DONT_FRAGMENT.get(sys.platform, ()),
+    ]
+    if sock.family == socket.AF_INET:
+        wanted.append((socket.SOL_SOCKET, socket.SO_BROADCAST, 1))
+    for level, option, value in wanted:
+        with suppress(OSError):
+            sock.setsockopt(level, option, value)
+    with suppress(OSError):
+        packet_info.ask_for_interface(sock)
+    return sock
+
+
 class UdpSocket:
     """One bound socket. Each way in, address of this host and link or not, is a channel of its own."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        address: tuple[str, int],
+        sock: socket.socket,
         *,
         channels: Callable[[UdpSocket], int],
         on_datagrams: OnDatagrams,
         on_writable: Callable[[], None],
     ) -> None:
-        """channels: gives out a number not used before. Raises ConfigError as `bound_socket` does."""
+        """sock: as `listening_socket` makes it; closed with this. channels: gives out a number not used before."""
         self._loop = loop
         self._new_channel = channels
         self._on_datagrams = on_datagrams
         self._on_writable = on_writable
-        self._socket = bound_socket(socket.SOCK_DGRAM, address)
+        self._socket = sock
         self._is_ipv6 = self._socket.family == socket.AF_INET6
-        self._is_any = address[0] in ("0.0.0.0", "::")
+        self._is_any = sock.getsockname()[0] in ("0.0.0.0", "::")
         self._channel_of: dict[Local, int] = {}
         self._local_of: dict[int, Local] = {}
         self._held: deque[Batch] = deque(maxlen=MAX_HELD)
@@ -75,24 +96,8 @@ class UdpSocket:
         """Until when nothing is read."""
         self._alone = 0
         """How often in a row no more than one came."""
-        self._configure()
         self._datagrams = DatagramSocket(self._socket, peer_of=self._peer_of, peers=REMEMBERED_PEERS)
         loop.add_reader(self._socket, self._readable)
-
-    def _configure(self) -> None:
-        """Every option is an improvement that some platform lacks; the socket serves without."""
-        wanted = [
-            (socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER_BYTES),
-            (socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES),
-            *_DONT_FRAGMENT.get(sys.platform, ()),
-        ]
-        if not self._is_ipv6:
-            wanted.append((socket.SOL_SOCKET, socket.SO_BROADCAST, 1))
-        for level, option, value in wanted:
-            with suppress(OSError):
-                self._socket.setsockopt(level, option, value)
-        with suppress(OSError):
-            packet_info.ask_for_interface(self._socket)
 
     @property
     def bound(self) -> Bound:

@@ -144,17 +144,28 @@ class FileUpload:
 
 
 class FileBlobStore:
-    """Images in a directory. Raises StorageError only."""
+    """Images in a directory. Raises StorageError only.
 
-    def __init__(self, directory: Path, *, ops: FileOps | None = None, reserve_bytes: int = RESERVE_BYTES) -> None:
+    keeps_open: the image that was read last, as the next erase block is mostly of the same. Not where another process
+    may put a better one in its place.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        ops: FileOps | None = None,
+        reserve_bytes: int = RESERVE_BYTES,
+        keeps_open: bool = True,
+    ) -> None:
         self._directory = directory
         self._images = directory / "images"
         self._uploads = directory / "uploads"
         self._ops = ops or FileOps()
         self._reserve_bytes = reserve_bytes
         self._open_parts: set[Path] = set()
+        self._keeps_open = keeps_open
         self._kept: FileBlobReader | None = None
-        """The image that was read last, open, as the next erase block is mostly of the same."""
 
     def prepare(self) -> None:
         """Make the folders, durably. Raises StorageError "not-writable"."""
@@ -186,7 +197,10 @@ class FileBlobStore:
     def keep(self, reader: FileBlobReader) -> None:
         """Who read this image is done with it."""
         self.close()
-        self._kept = reader
+        if self._keeps_open:
+            self._kept = reader
+        else:
+            reader.end()
 
     def close(self) -> None:
         """Keep no image open: at the end, and before one is renamed or deleted, which Windows refuses while it is."""

@@ -51,7 +51,7 @@ def open_vault(
             f"there is no store in {directory}", code="missing", hint="start the server once, or name another --store"
         )
     ops = ReadOnlyOps()
-    blobs = FileBlobStore(directory, ops=ops)
+    blobs = FileBlobStore(directory, ops=ops, keeps_open=False)
     catalogue = SqliteCatalogue(directory / FILE_NAME, read_only=True)
     try:
         yield Vault(

@@ -11,8 +11,8 @@ from unbrickd.adapters.device import open_device, read_layout
 from unbrickd.adapters.memory import load_memory
 from unbrickd.adapters.notices import LetterBox
 from unbrickd.cli.agent.serve import MEMORY_FILE
-from unbrickd.cli.narrate import JsonValue
 from unbrickd.cli.real_device import is_in_use, state_folder
+from unbrickd.cli.text import JsonValue
 
 
 def run(args: argparse.Namespace) -> int:
