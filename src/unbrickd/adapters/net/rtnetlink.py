@@ -10,6 +10,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 _NETLINK_ROUTE = 0
 _DUMP = 0x301
@@ -31,9 +32,7 @@ _PATIENCE_S = 1.0
 
 def dump(kind: int, body: bytes) -> Iterator[bytes]:
     """The bodies of the kernel's answers. Raises OSError."""
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_ROUTE) as sock:
-        sock.settimeout(_PATIENCE_S)
-        sock.send(_MESSAGE.pack(_MESSAGE.size + len(body), kind, _DUMP, 1, 0) + body)
+    with _asked(kind, _DUMP, body) as sock:
         for _ in range(_MAX_READS):
             octets = sock.recv(_RECEIVE_BYTES)
             while len(octets) >= _MESSAGE.size:
@@ -46,12 +45,18 @@ def dump(kind: int, body: bytes) -> Iterator[bytes]:
 
 def change(kind: int, body: bytes, flags: int = 0) -> None:
     """Have something changed, which is done when it returns. Raises OSError: PermissionError without CAP_NET_ADMIN."""
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_ROUTE) as sock:
-        sock.settimeout(_PATIENCE_S)
-        sock.send(_MESSAGE.pack(_MESSAGE.size + len(body), kind, _REQUEST | flags, 1, 0) + body)
+    with _asked(kind, _REQUEST | flags, body) as sock:
         (code,) = _ERROR_CODE.unpack_from(sock.recv(_RECEIVE_BYTES), _MESSAGE.size)
     if code:
         raise OSError(-code, os.strerror(-code))
+
+
+@contextmanager
+def _asked(kind: int, flags: int, body: bytes) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_ROUTE) as sock:
+        sock.settimeout(_PATIENCE_S)
+        sock.send(_MESSAGE.pack(_MESSAGE.size + len(body), kind, flags, 1, 0) + body)
+        yield sock
 
 
 def attributes(octets: bytes) -> dict[int, bytes]:
