@@ -175,6 +175,8 @@ class IncomingTransfer:
         receiver.receive_block(
             request=block.request, offset_bytes=block.offset_bytes, payload=block.payload, now_s=now_s
         )
+        if not receiver.is_whole:
+            return False
         while receiver.is_whole:
             whole = receiver.head()
             if self._sink.take(whole.segment, whole.octets):

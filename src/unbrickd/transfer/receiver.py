@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
@@ -185,8 +185,11 @@ class Receiver:
             split = self.buffer_bytes - at
             self._ring[at:] = payload[:split]
             self._ring[: length - split] = payload[split:]
-        for index, part in self._parts(block):
-            self._missing[index] -= part
+        index, at, end = block.segment, block.at_bytes, block.at_bytes + length
+        while at < end:
+            stop = min(self._starts[index + 1], end)
+            self._missing[index] -= stop - at
+            index, at = index + 1, stop
         self.stats.blocks_received += 1
         self.stats.bytes_delivered += length
         self._armed_s = self._quiet_since_s = now_s
@@ -338,8 +341,8 @@ class Receiver:
 
     def _can_ask_anew(self) -> bool:
         """Whether there is a block that was never asked for, and room for it."""
-        at = self._next_at
-        return at < self._starts[-1] and min(at + self._block, self._starts[self._next_segment + 1]) <= self._free_up_to
+        at, free = self._next_at, self._free_up_to
+        return at < self._starts[-1] and (at + self._block <= free or self._starts[self._next_segment + 1] <= free)
 
     def _next_wanted(self) -> _Block | None:
         """Takes the next block to request: lost ones, the first of the stream first, then new ones."""
@@ -348,13 +351,14 @@ class Receiver:
         if not self._can_ask_anew():
             return None
         first, at = self._next_segment, self._next_at
+        if at == self._starts[first]:
+            self._missing[first] = self._segments[first].length_bytes
         end = self._starts[first + 1]
         while end - at < self._block and self._reaches_on():
             self._next_segment += 1
+            self._missing[self._next_segment] = self._segments[self._next_segment].length_bytes
             end = self._starts[self._next_segment + 1]
         block = _Block(first, self._offsets[first] + at - self._starts[first], min(self._block, end - at), at)
-        for index, _ in self._parts(block):
-            self._missing.setdefault(index, self._segments[index].length_bytes)
         self._next_at += block.length_bytes
         if self._next_at == end:
             self._next_segment += 1
@@ -366,14 +370,6 @@ class Receiver:
         if this + 1 == len(self._segments) or self._segments[this].end_bytes != self._offsets[this + 1]:
             return False
         return min(self._next_at + self._block, self._starts[this + 2]) <= self._free_up_to
-
-    def _parts(self, block: _Block) -> Iterator[tuple[int, int]]:
-        """Of which segments it is, and how many bytes of each."""
-        index, at, end = block.segment, block.at_bytes, block.at_bytes + block.length_bytes
-        while at < end:
-            stop = min(self._starts[index + 1], end)
-            yield index, stop - at
-            index, at = index + 1, stop
 
     def _next_request(self, now_s: float) -> BlockRequest | None:
         """One BlockRequest, and its blocks in flight; None if there is nothing to request, or no room for it."""

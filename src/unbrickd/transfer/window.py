@@ -142,8 +142,7 @@ class Window:
         self._shortest_s = min(self._shortest_s, rtt_s)
         if outstanding:
             self._rate = max(self._rate, outstanding / max(rtt_s, 1e-6))
-        nothing_bounds_it = rtt_s < self._base_s + LEFT_S and self._excess < 1 and not self._trial_left
-        if self._starting and limited and nothing_bounds_it:
+        if self._starting and limited and rtt_s < self._base_s + LEFT_S and self._excess < 1 and not self._trial_left:
             self._resize(self._size + 1)
         self._count(place, lost=0)
         if place >= self._round_ends_at:
@@ -202,6 +201,9 @@ class Window:
                 return
             self._run_ends_at = place + min(RUN_BLOCKS, self._size / 8)
         if place < self._counts_from:
+            return
+        if not (lost or self._excess or self._trial_left):
+            self._usual_loss -= self._usual_loss / USUAL_MEMORY_BLOCKS
             return
         self._counted += 1
         self._lost += lost

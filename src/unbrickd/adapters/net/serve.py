@@ -213,6 +213,7 @@ class _Runner:
         now_s = self._loop.time()
         for peer, octets in datagrams:
             self._server.receive(peer, octets, now_s)
+        self._server.handle_timer(now_s)  # what came together is answered together, and now
         self._pump()
         return self._server.gather_s
 

@@ -27,8 +27,9 @@ from unbrickd.wire.framing import DEVICE_PORT, Octets
 
 SOCKET_BUFFER_BYTES = 4 << 20
 """Asked of the operating system, which may give less: a window of every device of a street at once."""
-MAX_BATCH = 64
-"""Datagrams read at once, so that answers are not held up by a flood."""
+MAX_BATCH = 32
+"""Datagrams read at once, so that answers are not held up by a flood, nor what an upload is asked for next by half a
+window of its blocks."""
 LOOK_EVERY = 4
 """While they come alone, it is looked for a second one only so often: to find none costs as much as to read one."""
 REMEMBERED_PEERS = 1024
