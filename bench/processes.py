@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -139,9 +139,13 @@ def _waiting(attempt: Callable[[], bool]) -> Callable[[subprocess.Popen[str]], N
 
 
 def cpu_seconds(pid: int) -> float:
-    """What the threads of a process and its children have used of the processor (proc(5): schedstat, in ns); Linux."""
-    threads = [thread for each in (pid, *children(pid)) for thread in Path(f"/proc/{each}/task").glob("*/schedstat")]
-    return sum(int(thread.read_text(encoding="ascii").split()[0]) for thread in threads) / 1e9
+    """What the threads of a process and its children that live have used of the processor (proc(5): schedstat, in ns);
+    Linux."""
+    used_ns = 0
+    for thread in (path for each in (pid, *children(pid)) for path in Path(f"/proc/{each}/task").glob("*/schedstat")):
+        with suppress(FileNotFoundError):
+            used_ns += int(thread.read_text(encoding="ascii").split()[0])
+    return used_ns / 1e9
 
 
 def program(name: str) -> str | None:

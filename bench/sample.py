@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -55,6 +56,8 @@ def children(pid: int | str) -> list[str]:
 
 
 def _kib(path: str, *names: str) -> int:
-    """The sum of these lines, in bytes."""
-    lines = (line.split() for line in Path(path).read_text(encoding="ascii", errors="replace").splitlines())
-    return sum(int(words[1]) << 10 for words in lines if words[0] in names)
+    """The sum of these lines, in bytes; 0 of a process that ended."""
+    with suppress(OSError):
+        lines = (line.split() for line in Path(path).read_text(encoding="ascii", errors="replace").splitlines())
+        return sum(int(words[1]) << 10 for words in lines if words[0] in names)
+    return 0

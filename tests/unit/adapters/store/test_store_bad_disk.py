@@ -269,6 +269,20 @@ def test_store_rot_on_disk_is_found_quarantined_and_healed(tmp_path: Path) -> No
         assert not any(row.damaged for row in vault.generations())
 
 
+def test_store_healed_by_a_server_is_whole_for_who_reads_beside_it(tmp_path: Path) -> None:
+    with open_vault(tmp_path, exclusive=True) as server:
+        stored = back_up(server, A, 1, {1: image(1)}, good=True)
+        (path,) = (tmp_path / "images").glob("*/*.img")
+        _spoil(path, 5000)
+        with open_vault(tmp_path, exclusive=False) as reader:
+            with pytest.raises(StorageError, match="rotten"):
+                _read_all(reader, reader.newest(A))
+            server.distrust(A, 1, stored.generation.components[0].name)
+            assert [row.damaged for row in reader.generations()] == [True]
+            back_up(server, A, 1, {1: image(1)})
+            assert _read_all(reader, reader.newest(A)) == image(1)
+
+
 def test_store_image_cut_short_on_disk_is_rot(tmp_path: Path) -> None:
     with open_vault(tmp_path, exclusive=True) as vault:
         stored = back_up(vault, A, 1, {1: image(1)})
