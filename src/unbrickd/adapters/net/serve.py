@@ -163,7 +163,7 @@ class _Runner:
                 second.serve(its)
                 self._loop.add_reader(second, self._hear_second)
         except (OSError, ConfigError) as error:
-            _log.warning("there is no second process: %s", error)
+            _log.info("there is no second process: %s", error)
             self._serve_alone()
         finally:
             for sock in its:
