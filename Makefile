@@ -53,7 +53,7 @@ size fuzz test-be: $(READY)
 bench: $(PEERS)
 	$(BIN)/python -m bench loopback $(BENCH_ARGS)
 	$(BIN)/python -m bench links $(LINKS_ARGS)
-	$(BIN)/python -m bench street --runs 1 $(STREET_ARGS)
+	$(BIN)/python -m bench street $(STREET_ARGS)
 	$(BIN)/python -m bench street --runs 1 --rate 1000 $(STREET_ARGS)
 
 bench-quick: $(READY)

@@ -139,6 +139,13 @@ def test_second_process_outlives_ctrl_c_until_the_first_ended(serving: Serving) 
     assert gone(second) and gone(serving.pid)
 
 
+def test_second_process_that_does_not_end_is_killed(serving: Serving) -> None:
+    [second] = children(serving.pid)
+    os.kill(second, signal.SIGSTOP)
+    os.kill(serving.pid, signal.SIGTERM)
+    assert gone(second) and gone(serving.pid)
+
+
 def test_another_server_is_refused_the_port_that_two_processes_share(serving: Serving, tmp_path: Path) -> None:
     another = ServerProcess(tmp_path / "another", "udp")
     another.address = f"{serving.to[0]}:{serving.to[1]}"

@@ -19,7 +19,7 @@ from unbrickd.server.events import Event
 
 _MAX_EVENT_BYTES = 1 << 16
 _MAX_SOCKETS = 16
-_PATIENCE_S = 5.0
+_PATIENCE_S = 2.0
 
 
 class First:
@@ -72,14 +72,17 @@ class Second:
     def end(self) -> list[Event]:
         """Have it end, and wait until it did; what it told last."""
         told: list[Event] = []
-        with suppress(OSError, EOFError):
+        try:
             self._link.shutdown(socket.SHUT_WR)
             self._link.settimeout(_PATIENCE_S)
             for event in self.events():
                 told.append(event)
+        except EOFError:
+            pass
+        except OSError:
+            os.kill(self._pid, signal.SIGKILL)
         self._link.close()
-        with suppress(ChildProcessError):
-            os.waitpid(self._pid, 0)
+        os.waitpid(self._pid, 0)
         return told
 
 
