@@ -178,7 +178,10 @@ static void count(struct ub_window *w, uint32_t place, uint32_t lost)
 	}
 }
 
-/* The first of a request had few before it and says too little of how fast blocks come, none says too much. */
+/*
+ * The first of a request had few before it and says too little of how fast blocks come, none says too much. A round that
+ * the window did not bound says nothing, and the next may begin with few.
+ */
 static void learn_rate(struct ub_window *w, uint32_t blocks, uint32_t us)
 {
 	if (blocks * w->blocks_us < w->blocks * us)
@@ -210,8 +213,10 @@ static void end_round(struct ub_window *w)
 	}
 	if (shortest_us >= w->base_us + LEFT_US)
 		w->starting = false;
-	w->last_blocks = blocks;
-	w->last_blocks_us = blocks_us;
+	if (blocks) {
+		w->last_blocks = blocks;
+		w->last_blocks_us = blocks_us;
+	}
 	w->blocks = 0;
 	w->blocks_us = 1;
 	w->last_us = w->shortest_us;

@@ -177,8 +177,11 @@ class Window:
         self._shortest_s, self._limited = float("inf"), False
         # With the least window the queue is our own no more: whatever the round trip is now, it is the path's.
         self._base_s = shortest_s if self._size <= self._least else min(self._base_s, shortest_s)
-        # The first of a request had few before it and says too little, none says too much.
-        rate, self._last_rate, self._rate = max(self._rate, self._last_rate), self._rate, 0.0
+        # The first of a request had few before it and says too little, none says too much. A round that the window did
+        # not bound says nothing, and the next may begin with few.
+        rate = max(self._rate, self._last_rate)
+        if self._rate:
+            self._last_rate, self._rate = self._rate, 0.0
         room = float("inf")
         if rate:
             room = rate * self._base_s + max(rate * SLACK_S, SLACK_BLOCKS)
