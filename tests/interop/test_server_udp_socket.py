@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from unbrickd.adapters.net import packet_info
-from unbrickd.adapters.net.server_udp import MAX_BATCH, MAX_HELD, UdpSocket, listening_socket
+from unbrickd.adapters.net.server_udp import MAX_BATCH, MAX_HELD, SEND_BUFFER_BYTES, UdpSocket, listening_socket
 from unbrickd.model.peer import Batch, Peer, Transport
 from unbrickd.wire.framing import Octets
 
@@ -117,6 +117,11 @@ def taken(client: socket.socket, *, first: int, gather_s: float) -> list[tuple[f
 
     with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
         return runner.run(play())
+
+
+def test_listening_socket_makes_a_server_wait_before_a_network_card_s_queue_overflows() -> None:
+    with listening_socket(("127.0.0.1", 0)) as sock:
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) <= 2 * SEND_BUFFER_BYTES  # Linux doubles it: socket(7)
 
 
 def test_udp_socket_lets_gather_what_may_and_then_reads_as_before(client: socket.socket) -> None:
