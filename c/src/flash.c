@@ -115,7 +115,7 @@ int ub_program_pages(struct unbrickd *ub, uint8_t part, uint32_t offset, const u
 
 int ub_read_back(struct unbrickd *ub, uint8_t part, uint32_t offset, const uint8_t *octets, uint32_t length)
 {
-	uint32_t page[PAGE / 4], wanted[PAGE / 4];
+	uint32_t page[PAGE / 4], wanted[PAGE / 4], differs = 0;
 	int error = UNBRICKD_OK;
 
 	/* Compared by words, as a bootloader's memcmp goes by bytes. What a shorter last page lacks is that before, equal. */
@@ -129,10 +129,10 @@ int ub_read_back(struct unbrickd *ub, uint8_t part, uint32_t offset, const uint8
 			memcpy(wanted, octets, size);
 			octets += size;
 		}
-		for (i = 0; i < PAGE / 4 && !error; i++) {
-			if (page[i] != wanted[i])
-				error = UNBRICKD_E_VERIFY;
-		}
+		for (i = 0; i < PAGE / 4; i++) /* no branch, so that a compiler may take several at once */
+			differs |= page[i] ^ wanted[i];
+		if (differs && !error)
+			error = UNBRICKD_E_VERIFY;
 		offset += size;
 		length -= size;
 	}
