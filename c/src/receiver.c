@@ -250,6 +250,8 @@ static uint32_t takes_of(const struct ub_receiver *r)
 {
 	uint32_t left = r->stream_bytes - r->asked, free = r->released + r->ring_bytes - r->asked;
 
+	if (!next_length(r, r->unasked.length))
+		return r->lost_count;
 	return r->lost_count + ub_pieces(ub_min(left, free), r->block_bytes);
 }
 
@@ -268,8 +270,13 @@ bool ub_receiver_is_due(struct ub_receiver *r)
 	if (!r->flight_count)
 		r->quiet_since_us = (uint32_t)r->storage.ub->now_us;
 	expire(r);
-	wanted = r->lost_count + ub_pieces(r->stream_bytes - r->asked, r->block_bytes);
-	return (!r->flight_count && !ub_receiver_is_whole(r)) || room_of(r) >= ub_min(wanted, batch_of(r));
+	wanted = takes_of(r);
+	/* Only what is whole is written, and makes room in the ring. */
+	if (ub_receiver_is_whole(r))
+		wanted = r->lost_count + ub_pieces(r->stream_bytes - r->asked, r->block_bytes);
+	else if (!r->flight_count)
+		return true;
+	return wanted && room_of(r) >= ub_min(wanted, batch_of(r));
 }
 
 /* Takes the next block to ask for: lost ones, then new ones. NULL: there is none, or no room for it. */

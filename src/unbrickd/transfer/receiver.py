@@ -259,14 +259,19 @@ class Receiver:
 
     def _waits(self) -> bool:
         """Whether so little can be asked for now that it had better wait: window or ring will soon have more room."""
-        if not self._flights and not self.is_whole:
+        wanted = takes = self._takes
+        if self.is_whole:
+            # It is being written, which makes room in the ring.
+            wanted = len(self._lost) + -(-(self._starts[-1] - self._next_at) // self._block)
+        elif not self._flights:
             return False
-        wanted = len(self._lost) + -(-(self._starts[-1] - self._next_at) // self._block)
-        return min(self._takes, self._window.blocks - len(self._flights)) < min(wanted, self._batch)
+        return not wanted or min(takes, self._window.blocks - len(self._flights)) < min(wanted, self._batch)
 
     @property
     def _takes(self) -> int:
         """Blocks to ask for that the ring has room for."""
+        if not self._can_ask_anew():
+            return len(self._lost)
         room_bytes = min(self._starts[-1], self._free_up_to) - self._next_at
         return len(self._lost) + -(-room_bytes // self._block)
 

@@ -252,10 +252,18 @@ def test_receiver_with_a_whole_segment_to_write_waits_for_room_for_half_a_window
             give(r, block, now_s)
     assert r.is_whole
     assert r.timer() is None
-    r.release(5000)  # besides the 2000 that it left free before
+    r.release(7000)
     assert r.requests(now_s) == []
     r.release(1000)
     assert [len(blocks_of([request])) for request in r.requests(now_s)] == [8]
+
+
+def test_receiver_asks_for_the_last_that_the_ring_takes_before_a_segment_is_whole() -> None:
+    r = receiver(100_000, slice_bytes=16_000, ahead_bytes=4000, window=16)
+    for block in blocks_of(r.requests(0.0)):
+        give(r, block, 0.001)
+    assert [len(blocks_of([request])) for request in r.requests(0.001)] == [8, 2], "to wait would make no more room"
+    assert r.requests(0.001) == []
 
 
 @pytest.mark.parametrize(
