@@ -121,7 +121,8 @@ def taken(client: socket.socket, *, first: int, gather_s: float) -> list[tuple[f
 
 def test_listening_socket_makes_a_server_wait_before_a_network_card_s_queue_overflows() -> None:
     with listening_socket(("127.0.0.1", 0)) as sock:
-        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) <= 2 * SEND_BUFFER_BYTES  # Linux doubles it: socket(7)
+        # Linux doubles it: socket(7)
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) <= 2 * SEND_BUFFER_BYTES
 
 
 def test_udp_socket_lets_gather_what_may_and_then_reads_as_before(client: socket.socket) -> None:
